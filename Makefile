@@ -1,0 +1,40 @@
+# make serve: set up and run the service.  make test: set up and pass the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= serve_config.yaml
+STAMP := $(VENV)/.installed
+
+.PHONY: setup serve test lint e2e slow bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev,loadtest]'
+	touch $@
+
+serve: $(STAMP)
+	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE)
+	$(BIN)/python -m pytest -m "e2e and not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+# Branch coverage floor of the fast tests, raised as the suite grows.
+COVERAGE ?= 80
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.engine
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

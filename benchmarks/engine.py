@@ -1,0 +1,280 @@
+"""Step-level batching against one at a time and against collect-then-run, in one run.
+
+``python -m benchmarks.engine`` prints a table; ``--out FILE`` writes it as Markdown. All three
+serve the same model in the same process, so that only the ratios matter, not the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import platform
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from deployments.backends.cpu import create
+from deployments.engine.calibration import choose_rows, measure_step_costs
+from deployments.engine.job import Job
+from deployments.engine.service import EngineService
+from deployments.messages import ImageRequest, ImageResult, Timings
+from deployments.model_info import load_model_info
+from deployments.options import ReplicaOptions
+
+COLLECT_S = 0.02
+LOADS = (0.5, 0.8, 0.95)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Step counts and how often each occurs."""
+
+    name: str
+    steps: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+MIXES = (Mix("equal steps", (8,), (1.0,)), Mix("mixed steps", (4, 8, 20), (0.3, 0.5, 0.2)))
+
+
+class Server(Protocol):
+    """Something that paints."""
+
+    name: str
+
+    async def paint(self, request: ImageRequest) -> None:
+        """Return when the picture is there."""
+        ...
+
+
+class OneAtATime:
+    """The common sample: one stock pipeline call per request, in arrival order."""
+
+    name = "one at a time"
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._pool = ThreadPoolExecutor(1)
+
+    async def paint(self, request: ImageRequest) -> None:
+        """Queue behind the others."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, run_pipeline, self._pipe, [request])
+
+
+class CollectThenRun:
+    """Static batching: wait briefly for company of equal step count, run the batch to its end."""
+
+    name = "static batching"
+
+    def __init__(self, pipe: Any, batch: int) -> None:
+        self._pipe = pipe
+        self._batch = batch
+        self._pool = ThreadPoolExecutor(1)
+        self._queue: deque[tuple[ImageRequest, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def paint(self, request: ImageRequest) -> None:
+        """Wait for the batch this request rides in."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((request, future))
+        self._wake.set()
+        await future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            if len(self._queue) < self._batch:
+                await asyncio.sleep(COLLECT_S)
+            steps = self._queue[0][0].num_inference_steps
+            taken = [e for e in self._queue if e[0].num_inference_steps == steps][: self._batch]
+            self._queue = deque(e for e in self._queue if e not in taken)
+            if not self._queue:
+                self._wake.clear()
+            requests = [request for request, _ in taken]
+            await loop.run_in_executor(self._pool, run_pipeline, self._pipe, requests)
+            for _, future in taken:
+                future.set_result(None)
+
+
+class StepLevel:
+    """The project's engine."""
+
+    name = "step-level engine"
+
+    def __init__(self, service: EngineService) -> None:
+        self._service = service
+
+    async def paint(self, request: ImageRequest) -> None:
+        """Join the batch at the next step."""
+        answer = await self._service.generate(request)
+        if not isinstance(answer, ImageResult):
+            raise RuntimeError(answer.message)
+
+
+@torch.inference_mode()
+def run_pipeline(pipe: Any, requests: Sequence[ImageRequest]) -> None:
+    """One stock pipeline call for requests of equal step count and guidance."""
+    pipe(
+        prompt=[r.prompt for r in requests],
+        num_inference_steps=requests[0].num_inference_steps,
+        guidance_scale=requests[0].guidance_scale,
+        width=requests[0].width,
+        height=requests[0].height,
+        generator=[torch.Generator("cpu").manual_seed(r.seed) for r in requests],
+        output_type="np",
+    )
+
+
+async def drive(
+    server: Server, requests: Sequence[ImageRequest], arrivals: Sequence[float]
+) -> tuple[NDArray[np.float64], float]:
+    """Send each request at its time whatever the server does (open loop); latencies and seconds."""
+    begin = time.perf_counter()
+
+    async def one(request: ImageRequest, at: float) -> float:
+        await asyncio.sleep(max(0.0, begin + at - time.perf_counter()))
+        await server.paint(request)
+        # From the intended time: a late sender must not hide waiting (coordinated omission).
+        return time.perf_counter() - begin - at
+
+    latencies = await asyncio.gather(*(one(r, a) for r, a in zip(requests, arrivals, strict=True)))
+    return np.array(latencies), time.perf_counter() - begin
+
+
+def make_requests(make: Callable[[int, int], ImageRequest], mix: Mix, n: int) -> list[ImageRequest]:
+    """``n`` requests with the mix's step counts, the same for every server."""
+    rng = random.Random(7)
+    return [make(i, rng.choices(mix.steps, mix.weights)[0]) for i in range(n)]
+
+
+def poisson(rate: float, n: int) -> list[float]:
+    """Arrival times in seconds of a Poisson process, the same for every server."""
+    rng = random.Random(11)
+    times, now = [], 0.0
+    for _ in range(n):
+        now += rng.expovariate(rate)
+        times.append(now)
+    return times
+
+
+async def run(args: argparse.Namespace, console: Console) -> str:
+    """Measure everything and return the table as Markdown."""
+    options = ReplicaOptions(
+        pool="bench", accelerator="cpu", framework="cpu", model_source=args.model
+    )
+    info = load_model_info(args.model, None)
+    backend = create(options)
+    d = info.defaults
+
+    def make(index: int, steps: int) -> ImageRequest:
+        return ImageRequest(
+            request_id=str(index), prompt=f"{index % 9} red circles", negative_prompt="",
+            width=d.width, height=d.height, num_inference_steps=steps,
+            guidance_scale=d.guidance_scale, seed=index,
+        )  # fmt: skip
+
+    def finish(job: Job, pixels: NDArray[np.uint8]) -> ImageResult:
+        timings = Timings(queue=0, encode=0, denoise=0, decode=0, total=0)
+        return ImageResult(image=b"", media_type="", seed=job.request.seed, timings=timings)
+
+    costs = measure_step_costs(backend, d.height, d.width, options.max_rows)
+    rows = choose_rows(costs)
+    service = EngineService(backend, finish, max_rows=rows, max_queued=10**6, admission="deadline")
+    makers: list[Callable[[], Server]] = [
+        lambda: OneAtATime(backend.pipe),
+        lambda: CollectThenRun(backend.pipe, rows // 2),
+        lambda: StepLevel(service),
+    ]
+    curve = ", ".join(f"{b}: {cost / b:.2f}" for b, cost in costs.items())
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {torch.get_num_threads()} threads of {cpu_name()}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}, model `{args.model}` "
+        f"{d.width}×{d.height}, {args.requests} requests a cell, open-loop Poisson arrivals.",
+        f"Step cost per row in ms by rows: {curve}; the engine runs {rows} rows, static batching "
+        f"{rows // 2} guided pictures. Load is a share of static batching's saturated throughput.",
+        "",
+        "| mix | load | server | images/s | p50 s | p95 s | p99 s | p50 ÷ static | p95 ÷ static |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    total = len(MIXES) * (len(LOADS) + 1) * len(makers)
+    with Progress(console=console) as progress:
+        task = progress.add_task("benchmarking", total=total)
+        for mix in MIXES:
+            requests = make_requests(make, mix, args.requests)
+            capacity: dict[str, float] = {}
+            for load in (None, *LOADS):
+                n = len(requests)
+                at = [0.0] * n if load is None else poisson(load * capacity["static batching"], n)
+                cells: list[tuple[str, float, NDArray[np.float64]]] = []
+                for maker in makers:
+                    server = maker()
+                    await server.paint(requests[0])
+                    latencies, seconds = await drive(server, requests, at)
+                    cells.append((server.name, n / seconds, latencies))
+                    capacity.setdefault(server.name, n / seconds)
+                    progress.advance(task)
+                lines += rows_of(mix.name, "saturated" if load is None else f"{load:.0%}", cells)
+    service.stop()
+    return "\n".join(lines)
+
+
+def rows_of(
+    mix: str, load: str, cells: Sequence[tuple[str, float, NDArray[np.float64]]]
+) -> list[str]:
+    """The Markdown rows of one load."""
+    static = next(latencies for name, _, latencies in cells if name == CollectThenRun.name)
+    lines = []
+    for name, rate, latencies in cells:
+        p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+        r50, r95 = p50 / np.percentile(static, 50), p95 / np.percentile(static, 95)
+        lines.append(
+            f"| {mix} | {load} | {name} | {rate:.2f} | {p50:.3f} | {p95:.3f} | {p99:.3f} "
+            f"| {r50:.2f} | {r95:.2f} |"
+        )
+    return lines
+
+
+def cpu_name() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def main() -> None:
+    """Parse the command line and print (and write) the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded", help="embedded or a local folder")
+    parser.add_argument("--requests", type=int, default=150, help="requests per cell")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    job: Coroutine[Any, Any, str] = run(args, console)
+    table = asyncio.run(job)
+    sys.stdout.write(table + "\n")
+    if args.out:
+        args.out.write_text(f"# Engine benchmark\n\n`make bench`\n\n{table}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

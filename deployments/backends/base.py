@@ -1,0 +1,100 @@
+"""The protocol between the engine and an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """One encoded text.
+
+    Attributes:
+        hidden: ``[1, tokens, dim]`` in the backend's dtype.
+        pooled: ``[1, dim]`` for SDXL, else ``None``.
+        truncated: the text was longer than the encoder's window.
+    """
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseBatch:
+    """One UNet call; every tensor has the same number of rows.
+
+    Attributes:
+        latents: ``[rows, channels, height/factor, width/factor]``, already scaled by the scheduler.
+        timesteps: ``[rows]`` float32; each row at its own step.
+        hidden: ``[rows, tokens, dim]``.
+        pooled: ``[rows, dim]`` for SDXL.
+        time_ids: ``[rows, 6]`` for SDXL (original size, crop, target size).
+        timestep_cond: ``[rows, dim]`` for guidance-distilled UNets.
+    """
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+    timestep_cond: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFacts:
+    """What the engine must know of a backend.
+
+    Attributes:
+        device: e.g. ``cpu`` or ``cuda:0``, for people.
+        dtype: of latents and embeddings.
+        latent_channels: channels of a latent.
+        scale_factor: pixels per latent cell.
+        scheduler: the model's own scheduler, as diffusers loads it.
+        guidance_embedding_dim: of a guidance-distilled UNet, else ``None``.
+        size_conditioned: SDXL's added conditioning is wanted.
+        fixed_rows: the graph runs exactly this many rows (idle ones padded), or ``None``.
+        decode_batch: most latents decoded in one call.
+        overlap_decode: decoding runs beside denoising without slowing it (a second stream).
+        zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
+    """
+
+    device: str
+    dtype: torch.dtype
+    latent_channels: int
+    scale_factor: int
+    scheduler: Any
+    guidance_embedding_dim: int | None
+    size_conditioned: bool
+    fixed_rows: int | None
+    decode_batch: int
+    overlap_decode: bool
+    zero_empty_negative: bool
+
+
+class Backend(Protocol):
+    """Device code. Called from one thread per method; a raised error means the device is unwell."""
+
+    facts: BackendFacts
+
+    def encode_prompt(self, text: str) -> TextEmbedding:
+        """Encode one text."""
+        ...
+
+    def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:
+        """``[height, width, 3]`` pixels to a scaled latent ``[1, channels, h, w]``."""
+        ...
+
+    def denoise(self, batch: DenoiseBatch) -> torch.Tensor:
+        """Predict noise (or velocity) for every row: shaped as ``batch.latents``."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8]]:
+        """``[n, channels, h, w]`` latents to ``n`` pictures of ``[height, width, 3]``."""
+        ...

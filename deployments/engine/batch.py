@@ -1,0 +1,86 @@
+"""Jobs to rows and back: one denoising step for several requests in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
+from deployments.engine.job import Job
+
+
+@torch.inference_mode()
+def run_step(backend: Backend, jobs: Sequence[Job], rows: int | None) -> list[torch.Tensor]:
+    """One UNet call for jobs of one group; returns each job's guided prediction.
+
+    Args:
+        backend: device code.
+        jobs: jobs of equal ``group``, in row order.
+        rows: pad the batch to this many rows; ``None`` for exactly what is needed.
+    """
+    return [
+        combine(part, job.request.guidance_scale)
+        for part, job in zip(
+            backend.denoise(pad(gather(jobs), rows)).split(_split(jobs, rows)), jobs, strict=False
+        )
+    ]
+
+
+def gather(jobs: Sequence[Job]) -> DenoiseBatch:
+    """Lay the jobs' rows out: unconditional before conditional for a guided one."""
+    inputs, times, texts = [], [], list[TextEmbedding]()
+    for job in jobs:
+        sample, t = job.path.model_input()
+        inputs += [sample] * job.rows
+        times += [t] * job.rows
+        if job.text.negative is not None:
+            texts.append(job.text.negative)
+        texts.append(job.text.positive)
+    return DenoiseBatch(
+        latents=torch.cat(inputs),
+        timesteps=torch.stack(times),
+        hidden=torch.cat([text.hidden for text in texts]),
+        pooled=_cat([text.pooled for text in texts]),
+        time_ids=_cat([job.text.time_ids for job in jobs for _ in range(job.rows)]),
+        timestep_cond=_cat([job.text.timestep_cond for job in jobs for _ in range(job.rows)]),
+    )
+
+
+def pad(batch: DenoiseBatch, rows: int | None) -> DenoiseBatch:
+    """Fill idle rows with zeros, as a statically shaped graph needs."""
+    missing = 0 if rows is None else rows - batch.latents.shape[0]
+    if missing <= 0:
+        return batch
+    fill: Callable[[torch.Tensor], torch.Tensor] = (
+        lambda x: torch.cat(  # noqa: E731
+            [x, x.new_zeros(missing, *x.shape[1:])]
+        )
+    )
+    return DenoiseBatch(
+        latents=fill(batch.latents),
+        timesteps=fill(batch.timesteps),
+        hidden=fill(batch.hidden),
+        pooled=None if batch.pooled is None else fill(batch.pooled),
+        time_ids=None if batch.time_ids is None else fill(batch.time_ids),
+        timestep_cond=None if batch.timestep_cond is None else fill(batch.timestep_cond),
+    )
+
+
+def combine(prediction: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Classifier-free guidance (arXiv:2207.12598): ``[rows, …]`` to ``[1, …]``."""
+    if prediction.shape[0] == 1:
+        return prediction
+    unconditional, conditional = prediction.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def _split(jobs: Sequence[Job], rows: int | None) -> list[int]:
+    used = [job.rows for job in jobs]
+    idle = 0 if rows is None else rows - sum(used)
+    return [*used, idle] if idle > 0 else used
+
+
+def _cat(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None

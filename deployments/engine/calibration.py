@@ -1,0 +1,84 @@
+"""How much a step costs by batch size, and where a larger batch stops paying."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
+
+# Doubling the rows must cut the cost per row by at least this much to be worth the longer step.
+WORTHWHILE_GAIN = 0.05
+REPEATS = 3
+
+
+def measure_step_costs(
+    backend: Backend, height: int, width: int, max_rows: int
+) -> dict[int, float]:
+    """Milliseconds per UNet call for 1, 2, 4, … rows (or just the fixed batch).
+
+    Runs every batch size once before timing it, so it is also the warm-up; stops early once a
+    doubling no longer pays.
+
+    Args:
+        backend: device code.
+        height: picture height in pixels.
+        width: picture width in pixels.
+        max_rows: largest batch to try.
+    """
+    text = backend.encode_prompt("")
+    if backend.facts.fixed_rows is not None:
+        rows = backend.facts.fixed_rows
+        return {rows: _time_rows(backend, text, height, width, rows)}
+    costs: dict[int, float] = {}
+    rows = 1
+    while rows <= max_rows:
+        costs[rows] = _time_rows(backend, text, height, width, rows)
+        if rows >= 4 and not _pays(costs, rows):
+            break
+        rows *= 2
+    return costs
+
+
+def choose_rows(costs: dict[int, float]) -> int:
+    """The batch size after which the cost per row stops falling; at least 2 (one guided request)."""
+    sizes = sorted(costs)
+    best = max(sizes[0], 2) if len(sizes) > 1 else sizes[0]
+    for rows in sizes:
+        if rows > best and _pays(costs, rows):
+            best = rows
+    return best
+
+
+def _pays(costs: dict[int, float], rows: int) -> bool:
+    half = rows // 2
+    return costs[rows] / rows <= (1 - WORTHWHILE_GAIN) * costs[half] / half
+
+
+def _time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:
+    facts = backend.facts
+    cell = facts.scale_factor
+    device = torch.device(facts.device)
+    shape = (rows, facts.latent_channels, height // cell, width // cell)
+    batch = DenoiseBatch(
+        latents=torch.zeros(shape, dtype=facts.dtype, device=device),
+        timesteps=torch.full((rows,), 500.0, device=device),
+        hidden=text.hidden.repeat(rows, 1, 1),
+        pooled=None if text.pooled is None else text.pooled.repeat(rows, 1),
+        time_ids=torch.zeros(rows, 6, dtype=facts.dtype, device=device)
+        if facts.size_conditioned
+        else None,
+        timestep_cond=torch.zeros(
+            rows, facts.guidance_embedding_dim, dtype=facts.dtype, device=device
+        )
+        if facts.guidance_embedding_dim is not None
+        else None,
+    )
+    best = float("inf")
+    for _ in range(REPEATS + 1):
+        begin = time.perf_counter()
+        # Reading one value back waits for a device that works asynchronously.
+        backend.denoise(batch).flatten()[0].item()
+        best = min(best, time.perf_counter() - begin)
+    return best * 1000

@@ -1,0 +1,165 @@
+"""The step-level batcher: requests join at any step, leave when done, share every forward pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deployments.backends.base import Backend
+from deployments.engine.admission import POLICIES
+from deployments.engine.batch import run_step
+from deployments.engine.decoding import DEFER_STEPS, Decoder
+from deployments.engine.job import Job
+from deployments.options import Admission
+
+Deliver = Callable[[Job, NDArray[np.uint8]], None]
+
+
+class Engine:
+    """Owns the slots. ``submit`` and ``cancel`` from any thread, ``step`` from one.
+
+    Args:
+        backend: device code.
+        deliver: gets each finished job and its picture ``[height, width, 3]``.
+        max_rows: rows of the batch; a guided request takes two.
+        admission: which waiting job gets the next free rows.
+        defer_steps: most steps a finished latent waits to be decoded with others.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        deliver: Deliver,
+        *,
+        max_rows: int,
+        admission: Admission = "deadline",
+        defer_steps: int = DEFER_STEPS,
+    ) -> None:
+        self.backend = backend
+        self.max_rows = backend.facts.fixed_rows or max_rows
+        self.fault: str | None = None
+        self._key = POLICIES[admission]
+        self._decoder = Decoder(backend, deliver, defer_steps)
+        self._lock = threading.Lock()
+        self._arrivals: deque[Job] = deque()
+        self._waiting: list[Job] = []
+        self._slots: list[Job] = []
+        self._turn = 0
+
+    @property
+    def waiting(self) -> int:
+        """Prepared jobs without a slot."""
+        return len(self._waiting) + len(self._arrivals)
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return sum(job.rows for job in self._slots)
+
+    @property
+    def busy(self) -> bool:
+        """Whether ``step`` has anything to do."""
+        return bool(self._arrivals or self._waiting or self._slots or len(self._decoder))
+
+    def submit(self, job: Job) -> None:
+        """Hand in a prepared job."""
+        with self._lock:
+            self._arrivals.append(job)
+
+    def step(self) -> None:
+        """Admit, denoise one step for one group, retire what is finished."""
+        self._admit()
+        group = self._schedule()
+        self._denoise(group)
+        self._retire(group)
+
+    def fail_all(self, message: str) -> None:
+        """Answer every job in the engine with a retryable failure (the replica is going down)."""
+        with self._lock:
+            jobs = [*self._arrivals, *self._waiting, *self._slots]
+            self._arrivals.clear()
+        self._waiting, self._slots = [], []
+        for job in jobs:
+            job.fail("device_error", message, retryable=True)
+        while len(self._decoder):
+            self._decode(idle=True)
+
+    def _admit(self) -> None:
+        with self._lock:
+            self._waiting.extend(self._arrivals)
+            self._arrivals.clear()
+        self._waiting = [job for job in self._waiting if not self._left(job)]
+        self._slots = [job for job in self._slots if not self._left(job)]
+        self._decoder.drop(self._left)
+        now = time.monotonic()
+        self._waiting.sort(key=lambda job: self._key(job, now))
+        free = self.max_rows - self.rows
+        # The first in line is never overtaken by a narrower one, else it could starve.
+        while self._waiting and self._waiting[0].rows <= free:
+            job = self._waiting.pop(0)
+            job.admitted = now
+            free -= job.rows
+            self._slots.append(job)
+
+    def _schedule(self) -> list[Job]:
+        """The jobs of one group; groups of unlike shape take turns."""
+        groups = list(dict.fromkeys(job.group for job in self._slots))
+        if not groups:
+            return []
+        self._turn += 1
+        chosen = groups[self._turn % len(groups)]
+        return [job for job in self._slots if job.group == chosen]
+
+    def _denoise(self, group: list[Job]) -> None:
+        if not group:
+            return
+        try:
+            predictions = run_step(self.backend, group, self.backend.facts.fixed_rows)
+        except Exception as error:  # whatever the device raised, its batch is lost
+            self.fault = f"{type(error).__name__}: {error}"
+            self._slots = [job for job in self._slots if job not in group]
+            for job in group:
+                job.fail("device_error", f"the device failed: {self.fault}", retryable=True)
+            group.clear()
+            return
+        for job, prediction in zip(list(group), predictions, strict=True):
+            try:
+                with torch.inference_mode():
+                    job.path.advance(prediction)
+            except Exception as error:  # one request's scheduler; its neighbours go on
+                group.remove(job)
+                self._slots.remove(job)
+                job.fail("generation_failed", f"scheduler step failed: {error}")
+
+    def _retire(self, group: list[Job]) -> None:
+        done = [job for job in group if job.path.remaining == 0]
+        self._slots = [job for job in self._slots if job not in done]
+        for job in done:
+            job.denoised = time.monotonic()
+            if bool(torch.isfinite(job.path.latents).all()):
+                self._decoder.add(job)
+            else:
+                job.fail("generation_failed", "the picture's latents are not finite (NaN)")
+        self._decode(idle=not self._slots)
+
+    def _decode(self, idle: bool) -> None:
+        try:
+            self._decoder.tick(idle)
+        except Exception as error:  # the decoder has failed its jobs; remember why
+            self.fault = f"{type(error).__name__}: {error}"
+
+    def _left(self, job: Job) -> bool:
+        """Whether the job is cancelled or past its deadline; answers it if so."""
+        if job.cancelled:
+            job.fail("generation_failed", "cancelled")
+        elif job.expired(time.time()):
+            job.fail("deadline_exceeded", "the deadline passed before the picture was finished")
+        else:
+            return False
+        return True

@@ -1,0 +1,93 @@
+"""A request inside the engine, from arrival to its one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from deployments.backends.base import TextEmbedding
+from deployments.engine.trajectory import Trajectory
+from deployments.messages import FailureCode, ImageFailure, ImageRequest, ImageResult
+
+Answer = ImageResult | ImageFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """The text side of a guided (two rows) or unguided (one row) request."""
+
+    positive: TextEmbedding
+    negative: TextEmbedding | None
+    time_ids: torch.Tensor | None
+    timestep_cond: torch.Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One picture's state.
+
+    Attributes:
+        request: what to paint.
+        on_answer: called exactly once, from whichever thread finishes the job.
+        arrived: monotonic seconds, as are the other times.
+    """
+
+    request: ImageRequest
+    on_answer: Callable[[Answer], None]
+    arrived: float = field(default_factory=time.monotonic)
+    prepared: float = 0.0
+    admitted: float = 0.0
+    encode_ms: float = 0.0
+    denoised: float = 0.0
+    cancelled: bool = False
+    trajectory: Trajectory | None = None
+    conditioning: Conditioning | None = None
+    _answered: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that this job takes."""
+        return 2 if self.conditioning is not None and self.conditioning.negative else 1
+
+    @property
+    def path(self) -> Trajectory:
+        """The trajectory of a prepared job."""
+        if self.trajectory is None:
+            raise RuntimeError(f"request {self.request.request_id} was not prepared")
+        return self.trajectory
+
+    @property
+    def text(self) -> Conditioning:
+        """The conditioning of a prepared job."""
+        if self.conditioning is None:
+            raise RuntimeError(f"request {self.request.request_id} was not prepared")
+        return self.conditioning
+
+    @property
+    def group(self) -> tuple[tuple[int, ...], int, bool]:
+        """Jobs with equal groups can share one UNet call."""
+        text = self.text
+        return (
+            tuple(self.path.latents.shape[1:]),
+            text.positive.hidden.shape[1],
+            text.timestep_cond is not None,
+        )
+
+    def expired(self, now: float) -> bool:
+        """Whether the deadline (unix seconds) has passed at ``now``."""
+        return self.request.deadline is not None and now > self.request.deadline
+
+    def answer(self, answer: Answer) -> None:
+        """Give the one answer; a second call is ignored (a cancelled job may still finish)."""
+        if not self._answered:
+            self._answered = True
+            self.on_answer(answer)
+
+    def fail(
+        self, code: FailureCode, message: str, *, retryable: bool = False, param: str | None = None
+    ) -> None:
+        """Answer with a failure."""
+        self.answer(ImageFailure(code=code, message=message, retryable=retryable, param=param))

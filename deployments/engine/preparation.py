@@ -1,0 +1,98 @@
+"""From request to prepared job: text and image encoding, scheduler, starting noise. Off the loop."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from deployments.backends.base import Backend, TextEmbedding
+from deployments.engine.job import Conditioning, Job
+from deployments.engine.trajectory import Trajectory, make_scheduler
+from deployments.messages import ImageRequest
+
+PROMPT_CACHE_ENTRIES = 512
+
+
+class Preparation:
+    """Prepares jobs one after the other; keeps the last prompts' embeddings."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
+
+    @torch.inference_mode()
+    def prepare(self, job: Job) -> None:
+        """Fill in the job's conditioning and trajectory.
+
+        Raises:
+            ValueError: the scheduler refuses the request's numbers.
+        """
+        begin = time.monotonic()
+        request, facts = job.request, self.backend.facts
+        distilled = facts.guidance_embedding_dim is not None
+        guided = request.guidance_scale > 1 and not distilled
+        job.conditioning = Conditioning(
+            positive=self._encode(request.prompt),
+            negative=self._negative(request) if guided else None,
+            time_ids=self._time_ids(request) if facts.size_conditioned else None,
+            timestep_cond=self._guidance_embedding(request) if distilled else None,
+        )
+        # Noise is drawn on the CPU, so that a retry on other hardware starts from the same latents.
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        height, width = request.height // facts.scale_factor, request.width // facts.scale_factor
+        init = None
+        if request.init_rgb is not None:
+            rgb = np.frombuffer(request.init_rgb, np.uint8)
+            rgb = rgb.reshape(request.height, request.width, 3).copy()
+            init = self.backend.encode_image(rgb, generator)
+        job.trajectory = Trajectory(
+            scheduler=make_scheduler(request.scheduler, facts.scheduler),
+            steps=request.num_inference_steps,
+            strength=request.strength,
+            init_latents=init,
+            shape=(1, facts.latent_channels, height, width),
+            dtype=facts.dtype,
+            device=torch.device(facts.device),
+            generator=generator,
+        )
+        job.prepared = time.monotonic()
+        job.encode_ms = (job.prepared - begin) * 1000
+
+    def _encode(self, text: str) -> TextEmbedding:
+        if text in self._cache:
+            self._cache.move_to_end(text)
+            return self._cache[text]
+        embedding = self._cache[text] = self.backend.encode_prompt(text)
+        if len(self._cache) > PROMPT_CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+        return embedding
+
+    def _negative(self, request: ImageRequest) -> TextEmbedding:
+        encoded = self._encode(request.negative_prompt)
+        if request.negative_prompt or not self.backend.facts.zero_empty_negative:
+            return encoded
+        pooled = None if encoded.pooled is None else torch.zeros_like(encoded.pooled)
+        return TextEmbedding(torch.zeros_like(encoded.hidden), pooled, False)
+
+    def _time_ids(self, request: ImageRequest) -> torch.Tensor:
+        size = [request.height, request.width]
+        facts = self.backend.facts
+        # Original size, crop offset and target size (SDXL, arXiv:2307.01952, section 2.2).
+        return torch.tensor([[*size, 0, 0, *size]], dtype=facts.dtype, device=facts.device)
+
+    def _guidance_embedding(self, request: ImageRequest) -> torch.Tensor:
+        """Sinusoidal embedding of guidance - 1 (arXiv:2310.04378), as diffusers computes it."""
+        facts = self.backend.facts
+        dim = facts.guidance_embedding_dim or 0
+        w = torch.tensor([(request.guidance_scale - 1) * 1000.0])
+        half = dim // 2
+        step = torch.log(torch.tensor(10000.0)) / (half - 1)
+        freqs = torch.exp(torch.arange(half, dtype=torch.float32) * -step)
+        angles = w[:, None] * freqs[None, :]
+        out = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+        if dim % 2 == 1:
+            out = torch.nn.functional.pad(out, (0, 1))
+        return out.to(device=facts.device, dtype=facts.dtype)

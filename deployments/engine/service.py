@@ -1,0 +1,150 @@
+"""The engine for asyncio callers: one loop thread, one preparing thread, one picture-encoding thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.backends.base import Backend
+from deployments.engine.engine import Engine
+from deployments.engine.job import Answer, Job
+from deployments.engine.preparation import Preparation
+from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from deployments.options import Admission
+
+logger = logging.getLogger(__name__)
+
+Finish = Callable[[Job, NDArray[np.uint8]], ImageResult]
+
+
+class EngineService:
+    """Runs an engine in threads and answers each request exactly once.
+
+    Args:
+        backend: device code.
+        finish: turns a finished job and its picture into the encoded answer.
+        max_rows: rows of the batch.
+        max_queued: most requests waiting for a slot.
+        admission: which waiting request is next.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        finish: Finish,
+        *,
+        max_rows: int,
+        max_queued: int,
+        admission: Admission,
+    ) -> None:
+        self.engine = Engine(backend, self._deliver, max_rows=max_rows, admission=admission)
+        self._finish = finish
+        self._max_queued = max_queued
+        self._preparation = Preparation(backend)
+        self._preparing = ThreadPoolExecutor(1, "prepare")
+        self._finishing = ThreadPoolExecutor(1, "finish")
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._open = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def open(self) -> int:
+        """Requests accepted and not yet answered."""
+        return self._open
+
+    async def generate(self, request: ImageRequest) -> Answer:
+        """Paint one picture; cancelling the awaiting task frees its slot at the next step."""
+        if self._open >= self._max_queued + self.engine.max_rows:
+            message = f"{self._open} requests are waiting here already"
+            return ImageFailure(code="overloaded", message=message, retryable=True)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+
+        def on_answer(answer: Answer) -> None:
+            loop.call_soon_threadsafe(_resolve, future, answer)
+
+        job = Job(request, on_answer)
+        self._open += 1
+        try:
+            self._preparing.submit(self._prepare, job)
+            return await future
+        finally:
+            self._open -= 1
+            job.cancelled = True  # no effect on an answered job
+            self._notify()
+
+    def check(self) -> None:
+        """Raise if the device failed or the loop died.
+
+        Raises:
+            RuntimeError: the replica should be replaced.
+        """
+        if self.engine.fault is not None:
+            raise RuntimeError(f"device fault: {self.engine.fault}")
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine loop has ended")
+
+    def stop(self) -> None:
+        """Fail what is left and end the threads."""
+        self._stopping = True
+        self._notify()
+        self._thread.join(timeout=30)
+        self._preparing.shutdown(cancel_futures=True)
+        self._finishing.shutdown()
+
+    def _prepare(self, job: Job) -> None:
+        if job.cancelled:
+            return
+        try:
+            self._preparation.prepare(job)
+        except ValueError as error:
+            job.fail("invalid_request", str(error))
+        except Exception as error:
+            logger.exception("preparing request %s failed", job.request.request_id)
+            job.fail("generation_failed", f"preparing failed: {type(error).__name__}: {error}")
+        else:
+            self.engine.submit(job)
+            self._notify()
+
+    def _deliver(self, job: Job, picture: NDArray[np.uint8]) -> None:
+        self._finishing.submit(self._encode, job, picture)
+
+    def _encode(self, job: Job, picture: NDArray[np.uint8]) -> None:
+        try:
+            job.answer(self._finish(job, picture))
+        except Exception as error:
+            logger.exception("encoding the picture of %s failed", job.request.request_id)
+            job.fail("generation_failed", f"encoding failed: {type(error).__name__}: {error}")
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            with self._wake:
+                self._wake.wait_for(lambda: self.engine.busy or self._stopping)
+            while self.engine.busy and not self._stopping:
+                self.engine.step()
+                if self.engine.fault is not None:
+                    self.engine.fail_all(f"the device failed: {self.engine.fault}")
+        self.engine.fail_all("the replica is shutting down")
+
+
+def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def elapsed_ms(begin: float, end: float | None = None) -> float:
+    """Milliseconds between two monotonic times."""
+    return max(0.0, ((time.monotonic() if end is None else end) - begin) * 1000)

@@ -1,0 +1,111 @@
+"""One request's way through its scheduler: diffusers' own object, never shared between requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils.torch_utils import randn_tensor
+
+from deployments.messages import SchedulerName
+
+SCHEDULERS: dict[SchedulerName, Any] = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_a": EulerAncestralDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+}
+# PNDM only where a model's own config asks for it.
+OWN_SCHEDULERS = (*SCHEDULERS.values(), PNDMScheduler)
+
+
+def make_scheduler(name: SchedulerName, own: Any) -> Any:
+    """A fresh scheduler with the model's configuration.
+
+    Raises:
+        ValueError: the model's own scheduler is not one the engine is tested with.
+    """
+    cls = type(own) if name == "default" else SCHEDULERS[name]
+    if cls not in OWN_SCHEDULERS:
+        allowed = ", ".join(SCHEDULERS)
+        raise ValueError(
+            f"the model's own scheduler {cls.__name__} is not supported; ask for one of {allowed}"
+        )
+    return cls.from_config(own.config)
+
+
+class Trajectory:
+    """Latents and scheduler state of one request.
+
+    The order in which random numbers are drawn is that of diffusers' pipelines, so that a seed
+    gives the same picture: the starting noise, then one draw per step of a noisy scheduler.
+
+    Attributes:
+        latents: ``[1, channels, h, w]``, the current sample.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Any,
+        steps: int,
+        strength: float | None,
+        init_latents: torch.Tensor | None,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> None:
+        self.scheduler = scheduler
+        self.generator = generator
+        scheduler.set_timesteps(steps, device=device)
+        self.timesteps = scheduler.timesteps
+        if init_latents is None:
+            noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            self.latents = noise * scheduler.init_noise_sigma
+        else:
+            start = max(steps - min(int(steps * (strength or 1.0)), steps), 0)
+            self.timesteps = self.timesteps[start * scheduler.order :]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(start * scheduler.order)
+            noise = randn_tensor(
+                init_latents.shape, generator=generator, device=device, dtype=dtype
+            )
+            self.latents = scheduler.add_noise(init_latents, noise, self.timesteps[:1])
+        # Only noisy schedulers take a generator; passing it to the others is an error.
+        self._extra = {"generator": generator} if isinstance(scheduler, _NOISY) else {}
+        self._index = 0
+
+    @property
+    def remaining(self) -> int:
+        """UNet calls still to come."""
+        return len(self.timesteps) - self._index
+
+    def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scaled sample ``[1, channels, h, w]`` and its timestep as a float32 scalar tensor."""
+        t = self.timesteps[self._index]
+        # int64 timesteps become float32 without loss; the UNet's time projection does the same.
+        return self.scheduler.scale_model_input(self.latents, t), t.to(torch.float32)
+
+    def advance(self, prediction: torch.Tensor) -> None:
+        """Take one scheduler step from the model's prediction ``[1, channels, h, w]``."""
+        t = self.timesteps[self._index]
+        self.latents = self.scheduler.step(
+            prediction, t, self.latents, **self._extra, return_dict=False
+        )[0]
+        self._index += 1
+
+
+_NOISY = (DDIMScheduler, EulerAncestralDiscreteScheduler, LCMScheduler)
+_NOISY += (EulerDiscreteScheduler, DPMSolverMultistepScheduler)

@@ -1,0 +1,43 @@
+"""What one replica is told at start; built from the service's settings, validated there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Framework = Literal["cpu", "cuda", "neuron"]
+DType = Literal["float32", "bfloat16", "float16"]
+Admission = Literal["deadline", "shortest"]
+
+
+class ReplicaOptions(BaseModel):
+    """Everything a replica needs to build its backend and engine.
+
+    Attributes:
+        pool: name of the pool, as in the settings.
+        accelerator: label shown to people, e.g. ``L4`` or ``cpu``.
+        framework: which backend runs the model.
+        model_source: ``embedded``, a local folder, or a Hugging Face model id.
+        model_revision: commit, tag or branch; required for a model id.
+        dtype: weights and activations; ``None`` for the backend's own choice.
+        threads: CPU threads for tensor work; ``None`` for every core this process may use.
+        max_rows: most batch rows per step; calibration may lower it (a guided request takes two).
+        max_queued: most pictures waiting for a slot before new ones are refused.
+        deterministic: always run the same padded batch, so that neighbours cannot change a bit.
+        admission: which waiting picture gets the next slot.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    pool: str
+    accelerator: str
+    framework: Framework
+    model_source: str
+    model_revision: str | None = None
+    dtype: DType | None = None
+    threads: int | None = Field(default=None, ge=1)
+    max_rows: int = Field(default=16, ge=2)
+    max_queued: int = Field(default=512, ge=1)
+    deterministic: bool = False
+    admission: Admission = "deadline"
