@@ -1,0 +1,179 @@
+"""The whole service against what people write first, over HTTP, on one machine in one run.
+
+``python -m benchmarks.serving`` starts, one after the other: (a) a FastAPI application that calls
+the stock pipeline per request, (b) a Ray Serve application of one ingress and one replica that does
+so, (c) this project. Each gets the same requests over the same client; the table shows
+throughput, latency, and the time of a request that is not the pipeline's or the engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks.engine import cpu_name
+
+STARTUP_S = 240.0
+PROMPT = "a red circle on a blue background"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A server to measure: how it is started and where it answers."""
+
+    name: str
+    command: list[str]
+    port: int
+    ready: str
+    env: dict[str, str]
+
+
+def contestants() -> list[Contestant]:
+    """The patterns, each on its own port."""
+    serve = str(Path(sys.executable).with_name("serve"))
+    fast = [sys.executable, "-m", "uvicorn", "benchmarks.patterns:fastapi_app", "--port", "8101"]
+    plain = [serve, "run", "benchmarks.patterns:serve_app"]
+    ours = [serve, "run", "serve_config.yaml"]
+    proxy = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    throughput = proxy | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    return [
+        Contestant("FastAPI, pipe(prompt)", [*fast, "--log-level", "error"], 8101, "/ready", {}),
+        Contestant("Ray Serve, pipe(prompt)", plain, 8000, "/ready", {}),
+        Contestant("imagine-serve", ours, 8000, "/readiness", {}),
+        Contestant("imagine-serve, HAProxy", ours, 8000, "/readiness", proxy),
+        Contestant("imagine-serve, HAProxy + throughput", ours, 8000, "/readiness", throughput),
+    ]
+
+
+@contextmanager
+def running(contestant: Contestant) -> Iterator[float]:
+    """Start the server, wait until ready, stop it; yields the seconds it took to be ready."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        contestant.command,
+        env=os.environ | {"PYTHONPATH": "."} | contestant.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{contestant.port}{contestant.ready}"
+        while True:
+            if process.poll() is not None or time.perf_counter() - begin > STARTUP_S:
+                raise RuntimeError(f"{contestant.name} did not become ready")
+            try:
+                if httpx.get(url, timeout=2).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass  # not listening yet
+            time.sleep(0.2)
+        yield time.perf_counter() - begin
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run(  # a left-over cluster would serve the next contestant
+            [str(Path(sys.executable).with_name("ray")), "stop", "--force"],
+            capture_output=True,
+            check=False,
+        )
+
+
+async def measure(port: int, steps: int, n: int, concurrency: int) -> dict[str, float]:
+    """Send ``n`` requests, ``concurrency`` at a time; seconds, and milliseconds of overhead."""
+    latencies: list[float] = []
+    overheads: list[float] = []
+    gate = asyncio.Semaphore(concurrency)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
+
+        async def one(seed: int) -> None:
+            async with gate:
+                begin = time.perf_counter()
+                body = {"prompt": PROMPT, "seed": seed, "num_inference_steps": steps}
+                answer = await client.post("/imagine", json=body)
+                answer.raise_for_status()
+                took = (time.perf_counter() - begin) * 1000
+                latencies.append(took)
+                overheads.append(took - server_total(answer))
+
+        await one(0)
+        latencies.clear()
+        overheads.clear()
+        begin = time.perf_counter()
+        await asyncio.gather(*(one(seed) for seed in range(n)))
+        seconds = time.perf_counter() - begin
+    return {
+        "rate": n / seconds,
+        "p50": float(np.percentile(latencies, 50)),
+        "p95": float(np.percentile(latencies, 95)),
+        "overhead": statistics.median(overheads),
+    }
+
+
+def server_total(answer: httpx.Response) -> float:
+    """Milliseconds the picture itself took, from ``Server-Timing``."""
+    for part in answer.headers["server-timing"].split(","):
+        name, _, value = part.strip().partition(";dur=")
+        if name == "total":
+            return float(value)
+    raise ValueError(f"no total in Server-Timing {answer.headers['server-timing']!r}")
+
+
+def main() -> None:
+    """Measure every contestant and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--only", help="names that contain this")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {torch.get_num_threads()} threads of {cpu_name()}, embedded "
+        f"model, {args.steps} steps, {args.requests} requests a cell. Overhead: client's time less "
+        "the picture's own (queue, encode, denoise, decode) with one client.",
+        "",
+        "| server | ready after s | overhead ms | p50 ms, 1 client | images/s, 1 | images/s, 16 "
+        "| p50 ms, 16 | p95 ms, 16 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for contestant in contestants():
+        if args.only and args.only not in contestant.name:
+            continue
+        console.print(f"measuring {contestant.name}")
+        with running(contestant) as ready:
+            alone: dict[str, Any] = asyncio.run(
+                measure(contestant.port, args.steps, args.requests, 1)
+            )
+            many = asyncio.run(measure(contestant.port, args.steps, args.requests * 2, 16))
+        lines.append(
+            f"| {contestant.name} | {ready:.0f} | {alone['overhead']:.1f} | {alone['p50']:.0f} "
+            f"| {alone['rate']:.2f} | {many['rate']:.2f} | {many['p50']:.0f} | {many['p95']:.0f} |"
+        )
+    table = "\n".join(lines)
+    sys.stdout.write(table + "\n")
+    if args.out:
+        text = f"# Serving benchmark\n\n`python -m benchmarks.serving`\n\n{table}\n"
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
