@@ -1,0 +1,74 @@
+"""All HTTP routes as one ASGI application."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from serve_app.api.docs import Docs
+from serve_app.api.errors import ApiError
+from serve_app.api.front import Front
+from serve_app.api.health import Health
+from serve_app.api.imagine import Imagine
+from serve_app.api.middleware import RequestIdMiddleware, internal_error
+from serve_app.api.pools import Pools
+
+
+def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
+    """The service's HTTP surface over ``front``; knows nothing of Ray.
+
+    ``request_id_echoed``: see ``RequestIdMiddleware``.
+    """
+    imagine, health, docs = Imagine(front), Health(front), Docs(front)
+    painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
+    # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
+    (painting.methods or set()).discard("HEAD")
+    app = Starlette(
+        routes=[
+            painting,
+            Route("/health", health.health),
+            Route("/readiness", health.readiness),
+            Route("/pools", Pools(front).handle),
+            Route("/openapi.json", docs.openapi),
+            Route("/docs", docs.page),
+        ],
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    return RequestIdMiddleware(app, echoed=request_id_echoed)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own errors: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    messages = {
+        404: f"no route {request.url.path[:200]!a}; see /docs",
+        405: f"{request.method} is not allowed here; allowed: {headers.get('Allow', '')}",
+    }
+    return ApiError(
+        error.status_code,
+        messages.get(error.status_code, str(error.detail)),
+        code=HTTPStatus(error.status_code).name.lower(),
+        headers=headers,
+    ).response()
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    """The middleware logs it, as Starlette raises it again."""
+    return internal_error(request.state.request_id).response()

@@ -1,0 +1,99 @@
+"""``POST /imagine`` and ``GET /imagine``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deployments.messages import ImageRequest
+from serve_app.api.accept import Accept
+from serve_app.api.answer import image_answer, json_answer
+from serve_app.api.body import read_json_object
+from serve_app.api.errors import ApiError, bad_value
+from serve_app.api.fields import Fields
+from serve_app.api.front import Front, Painter
+from serve_app.api.order import read_order
+from serve_app.routing.dispatcher import DispatchError, Painted
+
+log = logging.getLogger(__name__)
+
+_DECODING_THREADS = 2
+_MAX_QUERY_FIELDS = 64
+
+
+class Imagine:
+    """Answers ``/imagine``."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.fields = Fields.of(front.settings, front.model)
+        self._decoding = ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="decode-image")
+
+    async def handle(self, request: Request) -> Response:
+        """Check, paint, answer.
+
+        Raises:
+            ApiError: any error of the contract.
+        """
+        began = time.monotonic()
+        front, request_id = self._front, request.state.request_id
+        if request.method == "POST":
+            body = await read_json_object(request, front.settings.limits.max_body_bytes)
+            checked = self.fields.check_body(body)
+        else:
+            checked = self.fields.check_query(_query(request))
+        accept = Accept.parse(", ".join(request.headers.getlist("accept")))
+        order = await read_order(checked, accept, request_id, front, self._decoding)
+        try:
+            painted = await paint_all(front.painter, order.pictures, order.pool)
+        except DispatchError as error:
+            raise ApiError.from_dispatch(error) from error
+        except asyncio.CancelledError:
+            log.info("request %s cancelled by the client after %s", request_id, _since(began))
+            raise
+        total_ms = (time.monotonic() - began) * 1000
+        if order.as_json:
+            return json_answer(painted, front.model, total_ms)
+        return image_answer(painted[0], front.model, total_ms)
+
+
+async def paint_all(
+    painter: Painter, pictures: Sequence[ImageRequest], pool: str | None
+) -> list[Painted]:
+    """Paint all ``pictures`` at once; when one fails or the caller goes, none is left running.
+
+    Raises:
+        DispatchError: that of the first picture to fail.
+    """
+    if len(pictures) == 1:
+        return [await painter.paint(pictures[0], pool)]
+    tasks = [asyncio.ensure_future(painter.paint(picture, pool)) for picture in pictures]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _query(request: Request) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(
+            request.url.query,
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_QUERY_FIELDS,
+        )
+    except ValueError as error:  # also UnicodeDecodeError
+        raise bad_value(None, f"the query cannot be read: {str(error)[:100]}") from None
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.2f} s"

@@ -1,0 +1,140 @@
+"""From checked fields to the pictures to paint."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.messages import ImageRequest
+from serve_app.api.accept import JSON, Accept
+from serve_app.api.errors import ApiError, bad_value
+from serve_app.api.fields import MAX_SEED
+from serve_app.api.front import Front
+from serve_app.api.pictures import read_start_picture
+from serve_app.settings import did_you_mean
+
+DEFAULT_STRENGTH = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Everything one ``/imagine`` call asks for.
+
+    Attributes:
+        pictures: one request per picture, seeds counting up.
+        pool: the pinned pool, if any.
+        as_json: whether the answer is JSON rather than the picture's bytes.
+    """
+
+    pictures: tuple[ImageRequest, ...]
+    pool: str | None
+    as_json: bool
+
+
+async def read_order(
+    fields: Mapping[str, Any], accept: Accept, request_id: str, front: Front, decoding: Executor
+) -> Order:
+    """Turn checked fields into requests that no replica needs to check again.
+
+    The start picture is decoded last, on ``decoding``, so that nothing is decoded in vain.
+
+    Raises:
+        ApiError: 400 for fields that do not go together, 404 for an unknown pool, 406 when
+            nothing the client admits can be sent.
+    """
+    received = time.time()
+    count: int = fields["n"]
+    as_json = _answer_as_json(count, fields.get("output_format"), accept)
+    strength = _strength(fields)
+    pool = _known_pool(fields.get("pool"), front)
+    init_rgb = None
+    if strength is not None:
+        init_rgb = await asyncio.get_running_loop().run_in_executor(
+            decoding,
+            read_start_picture,
+            fields["image"],
+            fields["width"],
+            fields["height"],
+            front.settings.limits.max_image_pixels,
+        )
+    seed: int = fields["seed"] if "seed" in fields else secrets.randbelow(MAX_SEED + 1)
+    deadline = received + fields["deadline_ms"] / 1000 if "deadline_ms" in fields else None
+    # A client may use one request id for several calls; the replicas' key must be unique.
+    key = f"{request_id}-{secrets.token_hex(4)}"
+    pictures = tuple(
+        ImageRequest(
+            request_id=f"{key}-{index}",
+            prompt=fields["prompt"],
+            negative_prompt=fields["negative_prompt"],
+            width=fields["width"],
+            height=fields["height"],
+            num_inference_steps=fields["num_inference_steps"],
+            guidance_scale=fields["guidance_scale"],
+            seed=(seed + index) % (MAX_SEED + 1),
+            scheduler=fields["scheduler"],
+            init_rgb=init_rgb,
+            strength=strength,
+            output_format=fields.get("output_format") or accept.first_image() or "png",
+            deadline=deadline,
+        )
+        for index in range(count)
+    )
+    return Order(pictures=pictures, pool=pool, as_json=as_json)
+
+
+def _answer_as_json(count: int, output_format: str | None, accept: Accept) -> bool:
+    admits_json = accept.quality(JSON) > 0
+    if count > 1:
+        if not admits_json:
+            raise bad_value(
+                "n", f"n: {count} pictures can only be sent as JSON, which Accept does not admit"
+            )
+        return True
+    if accept.prefers_json:
+        return True
+    image = f"image/{output_format}" if output_format else None
+    if accept.quality(image) > 0 if image else accept.first_image() is not None:
+        return False
+    if admits_json:
+        return True
+    raise ApiError(
+        406,
+        "Accept admits neither"
+        f" {image or 'image/png, image/jpeg, image/webp'} nor application/json",
+        code="not_acceptable",
+        param="output_format" if output_format else None,
+    )
+
+
+def _strength(fields: Mapping[str, Any]) -> float | None:
+    """The strength of image-to-image, or ``None`` for text-to-image."""
+    if "image" not in fields:
+        if "strength" in fields:
+            raise bad_value("strength", "strength: only allowed together with image")
+        return None
+    strength: float = fields.get("strength", DEFAULT_STRENGTH)
+    steps: int = fields["num_inference_steps"]
+    if int(steps * strength) < 1:
+        raise bad_value(
+            "strength",
+            f"strength: {strength:g} of {steps} steps leaves none to run; allowed: at least"
+            f" {1 / steps:.4g}",
+        )
+    return strength
+
+
+def _known_pool(pool: str | None, front: Front) -> str | None:
+    pools = front.settings.pools
+    if pool is not None and pool not in pools:
+        raise ApiError(
+            404,
+            f"pool: no pool {pool!a}; declared: {', '.join(pools)}{did_you_mean(pool, pools)}",
+            code="pool_not_found",
+            param="pool",
+        )
+    return pool

@@ -1,0 +1,45 @@
+"""``GET /pools``."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from serve_app.api.answer import model_label
+from serve_app.api.front import Front
+from serve_app.routing.weighted import normalised_weights
+
+
+class Pools:
+    """Shows every declared pool as the router sees it now."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def handle(self, request: Request) -> JSONResponse:
+        """Every pool with its replicas, weight and share of the traffic."""
+        pools = self._front.pools.snapshots()
+        shares = normalised_weights(pools)
+        return JSONResponse(
+            {
+                "model": model_label(self._front.model),
+                "config_problem": self._front.config_problem,
+                "pools": [
+                    {
+                        "name": pool.name,
+                        "accelerator": pool.accelerator,
+                        "framework": pool.framework,
+                        "available": pool.available,
+                        "reason": pool.why_unavailable or None,
+                        "ready_replicas": pool.ready,
+                        "starting_replicas": pool.state.starting,
+                        "draining_replicas": pool.state.draining,
+                        "max_replicas": pool.max_replicas,
+                        "weight": pool.weight,
+                        "share": shares.get(pool.name, 0.0),
+                        "status": pool.state.status,
+                    }
+                    for pool in pools
+                ],
+            }
+        )

@@ -1,0 +1,91 @@
+"""From settings to the Ray Serve application: one deployment per pool, and the ingress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.options import ReplicaOptions
+from deployments.replica import PoolReplica
+from serve_app.ingress import Ingress
+from serve_app.settings import INGRESS, PoolSettings, Settings
+
+_UPSCALE_DELAY_S = 1.0
+_DOWNSCALE_DELAY_S = 60.0
+
+
+def build(args: Settings | Mapping[str, Any]) -> Application:
+    """The application builder named in ``serve_config.yaml``; ``args`` is what stands there.
+
+    Not annotated with the pydantic model alone: Serve would then validate it itself and lose
+    our one-line errors.
+
+    Raises:
+        SettingsError: one line per bad key.
+    """
+    settings = args if isinstance(args, Settings) else Settings.parse(dict(args))
+    pools = {name: bind_pool(name, pool, settings) for name, pool in settings.pools.items()}
+    ingress = serve.deployment(Ingress).options(
+        name=INGRESS,
+        num_replicas=1,
+        max_ongoing_requests=settings.ingress.max_ongoing_requests,
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+    )
+    return ingress.bind(settings, pools)
+
+
+def bind_pool(name: str, pool: PoolSettings, settings: Settings) -> Application:
+    """The deployment of one pool, named as the pool."""
+    engine = pool.engine
+    deployment = serve.deployment(PoolReplica).options(
+        name=name,
+        autoscaling_config=autoscaling_config(pool),
+        ray_actor_options=actor_options(pool),
+        # The engine queues and refuses by itself; Serve must never hold requests back from it.
+        max_ongoing_requests=engine.max_rows + engine.max_queued,
+    )
+    return deployment.bind(replica_options(name, pool, settings))
+
+
+def replica_options(name: str, pool: PoolSettings, settings: Settings) -> ReplicaOptions:
+    """What a replica of this pool is told."""
+    # Left out when unset: not every build knows every engine option.
+    engine = {k: v for k, v in pool.engine.model_dump().items() if v is not None}
+    return ReplicaOptions(
+        pool=name,
+        accelerator=pool.accelerator,
+        framework=pool.framework,
+        model_source=settings.model.source,
+        model_revision=settings.model.revision,
+        **engine,
+    )
+
+
+def autoscaling_config(pool: PoolSettings) -> dict[str, Any]:
+    """Bounds for Serve; the application-level policy decides within them.
+
+    Only a pool that any machine can host gets a minimum here: Serve would hold the whole
+    application in DEPLOYING for a minimum on hardware that is absent. The policy sees to the
+    minimum of the others while their hardware is present.
+    """
+    minimum = 0 if pool.resources.special else pool.min_replicas
+    return {
+        "min_replicas": minimum,
+        "initial_replicas": minimum,
+        "max_replicas": pool.max_replicas,
+        "upscale_delay_s": _UPSCALE_DELAY_S,
+        "downscale_delay_s": _DOWNSCALE_DELAY_S,
+    }
+
+
+def actor_options(pool: PoolSettings) -> dict[str, Any]:
+    """What Ray reserves for one replica."""
+    wanted = pool.resources
+    return {
+        "num_cpus": wanted.num_cpus,
+        "num_gpus": wanted.num_gpus,
+        "resources": dict(wanted.resources),
+    }

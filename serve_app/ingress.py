@@ -1,0 +1,82 @@
+"""The ingress deployment: HTTP in, pools behind. Never imports torch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from deployments.model_info import load_model_info
+from serve_app.api.application import create_app
+from serve_app.api.front import Front
+from serve_app.routing.availability import Availability, serve_states
+from serve_app.routing.directory import PoolDirectory
+from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.ray_handle import RayPoolHandle
+from serve_app.routing.weighted import WeightedPolicy
+from serve_app.settings import LiveSettings, Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+
+@serve.ingress()
+class Ingress:
+    """Validates requests, spreads them over the pools, answers over HTTP.
+
+    Args:
+        settings: the service's settings.
+        handles: one deployment handle per pool.
+
+    Raises:
+        ModelError: the model's JSON files cannot be found or read.
+    """
+
+    def __init__(self, settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        app_name = serve.get_replica_context().app_name
+        self._settings = settings
+        self._configured = False
+        self._availability = Availability(
+            lambda: serve_states(app_name), settings.ingress.poll_interval_s
+        )
+        self._directory = PoolDirectory(settings.pools, self._availability.states)
+        self._front = Front(
+            settings=settings,
+            model=load_model_info(settings.model.source, settings.model.revision),
+            pools=self._directory,
+            painter=Dispatcher(
+                {name: RayPoolHandle(handle) for name, handle in handles.items()},
+                self._directory,
+                WeightedPolicy(),
+                timeout_s=settings.limits.request_timeout_s,
+            ),
+        )
+        self._availability.start()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve after the constructor."""
+        return create_app(self._front, request_id_echoed=True)
+
+    def reconfigure(self, user_config: Any) -> None:
+        """Take a new ``user_config`` into force, whole or not at all.
+
+        A bad one at start fails the deployment. Later, the last good one stays in force, and
+        ``/readiness`` and ``/pools`` say what was wrong: raising would make Serve replace a
+        healthy ingress by one that cannot start.
+
+        Raises:
+            SettingsError: the first configuration is bad.
+        """
+        try:
+            live = LiveSettings.parse(user_config, self._settings.pools)
+        except SettingsError as error:
+            if not self._configured:
+                raise
+            log.error("refused, the last good configuration stays in force: %s", error)
+            self._front.config_problem = str(error)
+            return
+        self._directory.override_weights(live.weights)
+        self._front.config_problem = None
+        self._configured = True

@@ -1,0 +1,93 @@
+"""Live replica counts, polled from Ray Serve in a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from serve_app.routing.snapshot import PoolState
+
+log = logging.getLogger(__name__)
+
+_STARTING = ("STARTING", "UPDATING", "RECOVERING")
+
+
+class Availability:
+    """Keeps the newest pool states; reading them never blocks.
+
+    While looking fails (e.g. the controller restarts) the last known states stay in force:
+    replicas go on serving without the controller. The first failure of a row is logged.
+
+    Args:
+        look: returns the states by pool name; may block, may raise.
+        interval_s: seconds between two looks.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[str, PoolState]], interval_s: float) -> None:
+        self._look = look
+        self._interval_s = interval_s
+        self._states: Mapping[str, PoolState] = {}
+        self._seen_at: float | None = None
+        self._failing = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pool-availability", daemon=True)
+
+    def start(self) -> None:
+        """Begin polling; the first look happens at once, in the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End polling; returns at once."""
+        self._stop.set()
+
+    def states(self) -> Mapping[str, PoolState]:
+        """The newest known states by pool name; empty before the first look."""
+        return self._states
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the last successful look; ``None`` before the first."""
+        return None if self._seen_at is None else time.monotonic() - self._seen_at
+
+    def poll(self) -> None:
+        """Look once; never raises."""
+        try:
+            self._states = dict(self._look())
+        except Exception as error:
+            if not self._failing:
+                log.warning("cannot read the pools' state, keeping the last known: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+            self._seen_at = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.poll()
+            self._stop.wait(self._interval_s)
+
+
+def serve_states(app_name: str) -> dict[str, PoolState]:
+    """Ray Serve's view of every deployment of ``app_name``; blocks some 25 ms.
+
+    Raises:
+        Exception: whatever Ray raises when the controller cannot be asked.
+    """
+    from ray import serve
+
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return {}
+    states = {}
+    for name, deployment in application.deployments.items():
+        counts = {str(getattr(k, "value", k)): n for k, n in deployment.replica_states.items()}
+        states[name] = PoolState(
+            ready=counts.get("RUNNING", 0),
+            draining=counts.get("STOPPING", 0) + counts.get("PENDING_MIGRATION", 0),
+            starting=sum(counts.get(state, 0) for state in _STARTING),
+            status=str(getattr(deployment.status, "value", deployment.status)),
+            message=deployment.message,
+        )
+    return states

@@ -1,0 +1,52 @@
+"""Ray Serve behind the dispatcher's protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from serve_app.routing.dispatcher import ReplicaLostError
+
+
+class RayPoolHandle:
+    """A pool's deployment handle."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle.options(method_name="generate")
+
+    def generate(self, request: ImageRequest) -> RayReply:
+        """Send ``request`` to a replica of the pool; returns at once."""
+        return RayReply(self._handle.remote(request))
+
+
+class RayReply:
+    """A request under way at a replica."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    async def result(self) -> ImageResult | ImageFailure:
+        """The replica's answer.
+
+        Raises:
+            ReplicaLostError: the replica's process or node is gone, or the pool is.
+        """
+        try:
+            answer: ImageResult | ImageFailure = await self._response
+        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
+            raise ReplicaLostError(type(error).__name__) from error
+        except BackPressureError:
+            return ImageFailure(code="overloaded", message="the pool's queue is full")
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel at the replica: its coroutine gets ``CancelledError``."""
+        self._response.cancel()

@@ -1,0 +1,372 @@
+"""The one settings object: everything ``serve_config.yaml`` may say under ``args``.
+
+Every model refuses unknown keys. ``Settings.parse`` turns validation errors into one line per
+error that names the key, the value it got and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Framework = Literal["cpu", "cuda", "neuron"]
+Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+EMBEDDED = "embedded"
+INGRESS = "Ingress"
+_POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message has one line per error."""
+
+
+class _Strict(BaseModel):
+    # Defaults are validated too: ``model: {}`` must meet the same rules as a spelt-out model.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(_Strict):
+    """Which model every pool paints with.
+
+    Attributes:
+        source: ``"embedded"``, a local folder (absolute, or starting with ``.`` or ``~``), or a
+            Hugging Face hub id such as ``"stabilityai/sd-turbo"``.
+        revision: hub commit, tag or branch; required for a hub id, refused otherwise.
+    """
+
+    source: str = Field(default=EMBEDDED, min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
+
+    @property
+    def kind(self) -> Literal["embedded", "folder", "hub"]:
+        """How ``source`` is read."""
+        if self.source == EMBEDDED:
+            return "embedded"
+        if self.source.startswith((".", "/", "~")) or Path(self.source).is_dir():
+            return "folder"
+        return "hub"
+
+    @model_validator(mode="after")
+    def _revision_matches_source(self) -> ModelSettings:
+        if self.kind == "hub" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.source):
+            raise ValueError(
+                f"source {self.source!r} is not 'embedded', an existing folder or a hub id"
+                " (owner/name)"
+            )
+        if self.kind == "hub" and self.revision is None:
+            raise ValueError(
+                f"revision is required for the hub id {self.source!r}: give a commit or tag, so"
+                " that every replica and every restart loads the same weights"
+            )
+        if self.kind != "hub" and self.revision is not None:
+            raise ValueError(
+                f"revision {self.revision!r} is only for a hub id; source {self.source!r} is"
+                f" {'the embedded model' if self.kind == 'embedded' else 'a local folder'}:"
+                " leave revision out"
+            )
+        return self
+
+
+class ResourceSettings(_Strict):
+    """What Ray reserves for one replica.
+
+    Attributes:
+        num_gpus: GPUs; a fraction below 1 shares one, above 1 only whole numbers.
+        num_cpus: CPU cores (Ray's logical cores).
+        resources: other Ray resources, whole units only, e.g. ``{"neuron_cores": 2}``.
+    """
+
+    num_gpus: float = Field(default=0, ge=0, le=64, allow_inf_nan=False)
+    num_cpus: float = Field(default=1, ge=0, le=1024, allow_inf_nan=False)
+    resources: dict[str, Annotated[int, Field(strict=True, ge=1, le=4096)]] = Field(
+        default_factory=dict
+    )
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("above 1 only whole numbers are allowed")
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _not_reserved(cls, value: dict[str, int]) -> dict[str, int]:
+        for name in value:
+            if name in _RESERVED_RESOURCES or not name.strip():
+                raise ValueError(
+                    f"{name!r} is not allowed here: use num_cpus and num_gpus for CPU and GPU"
+                )
+        return value
+
+    def needs(self) -> dict[str, float]:
+        """Ray resource name -> amount for one replica; zero amounts left out."""
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
+        return {name: float(amount) for name, amount in wanted.items() if amount > 0}
+
+    @property
+    def special(self) -> bool:
+        """Whether a replica needs hardware that a plain machine lacks."""
+        return self.num_gpus > 0 or bool(self.resources)
+
+
+class EngineSettings(_Strict):
+    """How one replica's engine runs; the fields mean what ``ReplicaOptions`` says.
+
+    Attributes:
+        dtype: arithmetic of the model; ``None`` lets the backend choose.
+        threads: CPU threads of the replica; ``None`` lets the backend choose.
+        max_rows: most batch rows in one step (a guided request takes two).
+        max_queued: most requests waiting in one replica before it answers "overloaded".
+        deterministic: fixed padded batch, so that a picture is bit-equal whatever shares it.
+        admission: which waiting request enters next.
+        emulated_step_ms: pretend that a step takes this many milliseconds (emulation only).
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    max_rows: int = Field(default=16, ge=2, le=1024)
+    max_queued: int = Field(default=512, ge=1, le=100_000)
+    deterministic: bool = False
+    admission: Literal["deadline", "shortest"] = "deadline"
+    emulated_step_ms: float | None = Field(default=None, gt=0, le=60_000, allow_inf_nan=False)
+
+
+class PoolSettings(_Strict):
+    """One pool: a kind of accelerator, a framework and how many replicas it may have.
+
+    Attributes:
+        accelerator: free label shown in ``X-Accelerator``, e.g. ``"nvidia-l4"``.
+        framework: which backend the replicas run.
+        resources: what Ray reserves for each replica.
+        weight: share of the traffic relative to the other available pools; a pool of weight 0
+            is used only when no pool with a positive weight is available.
+        min_replicas: replicas kept while the hardware is present.
+        max_replicas: most replicas.
+        engine: the engine's settings.
+    """
+
+    accelerator: str = Field(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]+$")
+    framework: Framework
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    weight: Weight = 1
+    min_replicas: int = Field(default=0, ge=0, le=1000)
+    max_replicas: int = Field(default=1, ge=1, le=1000)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> PoolSettings:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            )
+        return self
+
+
+class LimitSettings(_Strict):
+    """What a request may ask for.
+
+    Attributes:
+        max_n: most pictures per request.
+        min_width, max_width, min_height, max_height: picture size in pixels.
+        max_steps: most denoising steps.
+        max_guidance: highest guidance scale.
+        max_prompt_chars: longest prompt and longest negative prompt, in characters.
+        max_body_bytes: largest request body in bytes.
+        max_image_pixels: largest input picture in pixels, checked before it is decoded.
+        request_timeout_s: seconds from receipt to answer, all retries included.
+    """
+
+    max_n: int = Field(default=4, ge=1, le=64)
+    min_width: int = Field(default=64, ge=8, le=8192)
+    max_width: int = Field(default=1024, ge=8, le=8192)
+    min_height: int = Field(default=64, ge=8, le=8192)
+    max_height: int = Field(default=1024, ge=8, le=8192)
+    max_steps: int = Field(default=100, ge=1, le=1000)
+    max_guidance: float = Field(default=30, ge=1, le=1000, allow_inf_nan=False)
+    max_prompt_chars: int = Field(default=2000, ge=1, le=100_000)
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, le=2**30)
+    max_image_pixels: int = Field(default=2**24, ge=64, le=2**28)
+    request_timeout_s: float = Field(default=300, gt=0, le=86_400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> LimitSettings:
+        for side in ("width", "height"):
+            low, high = getattr(self, f"min_{side}"), getattr(self, f"max_{side}")
+            if low > high:
+                raise ValueError(f"min_{side} {low} is above max_{side} {high}")
+        return self
+
+
+class IngressSettings(_Strict):
+    """The ingress deployment itself.
+
+    Attributes:
+        num_cpus: Ray cores reserved for the ingress.
+        max_ongoing_requests: most requests in the ingress at once.
+        poll_interval_s: seconds between two looks at the pools' replica states.
+    """
+
+    num_cpus: float = Field(default=0, ge=0, le=64, allow_inf_nan=False)
+    max_ongoing_requests: int = Field(default=1024, ge=1, le=100_000)
+    poll_interval_s: float = Field(default=1.0, ge=0.1, le=60, allow_inf_nan=False)
+
+
+class Settings(_Strict):
+    """Everything under ``args``; see each part."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    pools: dict[str, PoolSettings] = Field(min_length=1)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    ingress: IngressSettings = Field(default_factory=IngressSettings)
+
+    @field_validator("pools")
+    @classmethod
+    def _names_are_identifiers(cls, value: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+        for name in value:
+            if not _POOL_NAME.fullmatch(name):
+                raise ValueError(
+                    f"the pool name {name!r} is not an identifier: letters, digits and '_', not"
+                    " starting with a digit, at most 63"
+                )
+            if name.lower() == INGRESS.lower():
+                raise ValueError(f"the pool name {name!r} is taken by the ingress deployment")
+        return value
+
+    @classmethod
+    def parse(cls, raw: Any) -> Settings:
+        """Validate ``raw`` (the mapping under ``args``).
+
+        Raises:
+            SettingsError: one line per error: key, value, what is allowed.
+        """
+        return parse(cls, raw, what="settings")
+
+
+class LiveSettings(_Strict):
+    """The ingress deployment's ``user_config``: what changes without a restart.
+
+    Attributes:
+        weights: pool name -> weight; pools left out keep the weight of their pool settings.
+    """
+
+    weights: dict[str, Weight] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, raw: Any, pools: Mapping[str, PoolSettings]) -> LiveSettings:
+        """Validate a ``user_config`` against the declared pools.
+
+        Raises:
+            SettingsError: one line per error; nothing of a bad config is used.
+        """
+        live = parse(cls, {} if raw is None else raw, what="user_config of the ingress")
+        for name in live.weights:
+            if name not in pools:
+                raise SettingsError(
+                    f"user_config of the ingress:\n  weights.{name}: no such pool; allowed:"
+                    f" {', '.join(sorted(pools))}{did_you_mean(name, pools)}"
+                )
+        return live
+
+
+def parse(model: type[_Model], raw: Any, *, what: str) -> _Model:
+    """Validate ``raw`` as ``model``.
+
+    Raises:
+        SettingsError: headed by ``what``, then one line per error.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = "\n  ".join(explain(error, model))
+        raise SettingsError(f"{what}:\n  {lines}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per error in ``error``: ``key: got value; allowed ...``."""
+    return [_explain_one(dict(item), model) for item in error.errors(include_url=False)]
+
+
+def did_you_mean(word: str, known: Mapping[str, Any] | list[str]) -> str:
+    """``" (did you mean 'x'?)"`` when a known word is close to ``word``, else ``""``."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _explain_one(item: dict[str, Any], model: type[BaseModel]) -> str:
+    loc = [str(part) for part in item["loc"] if part != "[key]"]
+    key = ".".join(loc) or "(top)"
+    kind, context = str(item["type"]), item.get("ctx") or {}
+    if kind == "missing":
+        return f"{key}: missing; it is required"
+    got = _short(item["input"])
+    if kind == "extra_forbidden":
+        names = _known_names(model, loc[:-1])
+        allowed = f"allowed: {', '.join(names)}" if names else "no such key"
+        return f"{key}: unknown key, got {got}; {allowed}{did_you_mean(loc[-1], names)}"
+    if kind == "literal_error":
+        return f"{key}: got {got}; allowed: {context['expected']}"
+    bound = _BOUNDS.get(kind)
+    if bound is not None:
+        return f"{key}: got {got}; allowed: {bound.format(**context)}"
+    if kind == "value_error":
+        return f"{key}: {context['error']} (got {got})"
+    return f"{key}: got {got}; allowed: {_lower_first(str(item['msg']))}"
+
+
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "finite_number": "a finite number",
+    "too_short": "at least {min_length} entry",
+    "string_too_short": "at least {min_length} character(s)",
+    "string_too_long": "at most {max_length} characters",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+
+
+def _known_names(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Field names allowed at ``path`` inside ``model``; ``[]`` where anything goes."""
+    current: Any = model
+    for part in path:
+        if current is None:  # a pool's name
+            current = PoolSettings
+            continue
+        field = current.model_fields.get(part)
+        annotation = field.annotation if field is not None else None
+        if part == "pools":
+            current = None
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+        else:
+            return []
+    return list(current.model_fields) if current is not None else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
