@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
 STAMP := $(VENV)/.installed
+# Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
 
 .PHONY: setup serve test lint e2e slow bench clean
 

@@ -1,0 +1,1 @@
+"""What sits on accelerators: replica, engine, backends; and the values that reach them."""

@@ -96,7 +96,7 @@ FailureCode = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFailure:
-    """Why a picture was not painted. Returned, not raised, so that it crosses processes as a value."""
+    """Why a picture was not painted: a value, not an exception, so that it crosses processes."""
 
     code: FailureCode
     message: str

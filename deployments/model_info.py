@@ -60,7 +60,10 @@ def load_model_info(source: str, revision: str | None) -> ModelInfo:
     if folder is None:
         if revision is None:
             raise ModelError(f"model.revision: missing for the hub model {source!r}; pin a commit")
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=["*.json"]))
+        try:
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=["*.json"]))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"model.source: {source!r} does not download: {error}") from error
     else:
         revision = content_hash(folder)
     return describe(folder, source, revision or "")
@@ -82,25 +85,22 @@ def describe(folder: Path, name: str, revision: str) -> ModelInfo:
     """Read ``serving.json`` where there is one, and the component configs for the rest."""
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"model.source: {name!r} holds no model_index.json (diffusers layout)")
-    vae = _read(folder / "vae" / "config.json")
-    unet = _read(folder / "unet" / "config.json")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    factor = _halvings(folder, "vae")
     # Each UNet down-sampling halves the latent; odd sizes would not come back the same.
-    unet_factor = 2 ** (len(unet["block_out_channels"]) - 1)
-    size = _size(unet.get("sample_size"), factor)
+    multiple = factor * _halvings(folder, "unet")
+    size = _size(_read(folder / "unet" / "config.json").get("sample_size"), factor)
     serving = _read(folder / "serving.json") if (folder / "serving.json").is_file() else {}
-    vocabulary = serving.get("vocabulary")
     return ModelInfo(
         name=name,
         revision=revision,
-        size_multiple=factor * unet_factor,
+        size_multiple=multiple,
         defaults=ModelDefaults(
-            width=int(serving.get("width", size)),
-            height=int(serving.get("height", size)),
-            num_inference_steps=int(serving.get("num_inference_steps", DIFFUSERS_STEPS)),
-            guidance_scale=float(serving.get("guidance_scale", DIFFUSERS_GUIDANCE)),
+            width=_whole(serving, "width", size, multiple),
+            height=_whole(serving, "height", size, multiple),
+            num_inference_steps=_whole(serving, "num_inference_steps", DIFFUSERS_STEPS, 1),
+            guidance_scale=_number(serving, "guidance_scale", DIFFUSERS_GUIDANCE),
         ),
-        vocabulary=None if vocabulary is None else frozenset(map(str.lower, vocabulary)),
+        vocabulary=_vocabulary(serving),
     )
 
 
@@ -112,6 +112,39 @@ def content_hash(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(file.read(HASHED_BYTES_PER_FILE))
     return "sha256:" + digest.hexdigest()[:16]
+
+
+def _halvings(folder: Path, part: str) -> int:
+    """By how much a network shrinks its input: two to the number of its down-samplings."""
+    blocks = _read(folder / part / "config.json").get("block_out_channels")
+    if not isinstance(blocks, list) or not blocks:
+        raise ModelError(f"{part}/config.json: block_out_channels is {blocks!r}; a list needed")
+    return int(2 ** (len(blocks) - 1))
+
+
+def _whole(serving: dict[str, Any], key: str, default: int, multiple: int) -> int:
+    value = serving.get(key, default)
+    if type(value) is not int or value <= 0 or value % multiple:
+        raise ModelError(
+            f"serving.json: {key} is {value!r}; a positive whole multiple of {multiple} needed"
+        )
+    return value
+
+
+def _number(serving: dict[str, Any], key: str, default: float) -> float:
+    value = serving.get(key, default)
+    if type(value) not in (int, float):
+        raise ModelError(f"serving.json: {key} is {value!r}; a number needed")
+    return float(value)
+
+
+def _vocabulary(serving: dict[str, Any]) -> frozenset[str] | None:
+    words = serving.get("vocabulary")
+    if words is None:
+        return None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ModelError("serving.json: vocabulary: a list of words needed")
+    return frozenset(map(str.lower, words))
 
 
 def _size(sample_size: Any, factor: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +100,6 @@ class PoolReplica:
 
     def _warm_up(self) -> None:
         """One real picture, so that every part has run before the replica calls itself ready."""
-        import asyncio
-
         defaults = self.info.defaults
         request = ImageRequest(
             request_id="warm-up",
@@ -117,13 +117,13 @@ class PoolReplica:
             answer.append(asyncio.run(self.service.generate(request)))
 
         # Serve constructs replicas inside a running event loop; the warm-up needs its own.
-        import threading
-
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        if not answer or isinstance(answer[0], ImageFailure):
-            raise RuntimeError(f"warm-up failed: {answer[0].message if answer else 'no answer'}")
+        if not answer:
+            raise RuntimeError("warm-up failed: no answer")
+        if isinstance(answer[0], ImageFailure):
+            raise RuntimeError(f"warm-up failed: {answer[0].message}")
 
     def _finish(self, job: Job, pixels: NDArray[np.uint8]) -> ImageResult:
         from deployments.picture import encode_picture

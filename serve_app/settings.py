@@ -129,7 +129,6 @@ class EngineSettings(_Strict):
         max_queued: most requests waiting in one replica before it answers "overloaded".
         deterministic: fixed padded batch, so that a picture is bit-equal whatever shares it.
         admission: which waiting request enters next.
-        emulated_step_ms: pretend that a step takes this many milliseconds (emulation only).
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -138,7 +137,6 @@ class EngineSettings(_Strict):
     max_queued: int = Field(default=512, ge=1, le=100_000)
     deterministic: bool = False
     admission: Literal["deadline", "shortest"] = "deadline"
-    emulated_step_ms: float | None = Field(default=None, gt=0, le=60_000, allow_inf_nan=False)
 
 
 class PoolSettings(_Strict):

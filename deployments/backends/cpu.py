@@ -10,7 +10,7 @@ from deployments.backends.pipeline import PipelineBackend
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 
-# Measured by benchmarks/engine.py: on shared cores a second decode thread only steals from the steps.
+# On shared cores a decode thread only steals from the steps: decode between them, in batches.
 DECODE_BATCH = 4
 
 

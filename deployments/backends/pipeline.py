@@ -35,10 +35,13 @@ class PipelineBackend:
         overlap_decode: bool,
     ) -> None:
         # transformers loads in the dtype its config names, diffusers in float32: make them one.
-        self.pipe: Any = pipe.to(device=device, dtype=dtype)
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device=device).requires_grad_(False)
+                if any(p.is_floating_point() and p.dtype != dtype for p in part.parameters()):
+                    part.to(dtype=dtype)
+        self.pipe: Any = pipe
         self.device = device
-        for part in (self.pipe.unet, self.pipe.vae):
-            part.requires_grad_(False)
         unet = self.pipe.unet.config
         self.facts = BackendFacts(
             device=str(device),
@@ -85,8 +88,10 @@ class PipelineBackend:
         latent = latent.to(self.facts.dtype)
         mean, std = self._latent_statistics(latent)
         if mean is not None and std is not None:
-            return (latent - mean) * vae.config.scaling_factor / std
-        scaled: torch.Tensor = vae.config.scaling_factor * latent
+            latent = (latent - mean) * vae.config.scaling_factor / std
+        else:
+            latent = vae.config.scaling_factor * latent
+        scaled: torch.Tensor = latent
         return scaled
 
     @torch.inference_mode()

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 from deployments.engine.job import Job
 
+# A scaled sample ``[1, channels, h, w]`` and its timestep.
+ModelInput = tuple[torch.Tensor, torch.Tensor]
+
 
 @torch.inference_mode()
-def run_step(backend: Backend, jobs: Sequence[Job], rows: int | None) -> list[torch.Tensor]:
+def run_step(
+    backend: Backend, jobs: Sequence[Job], inputs: Sequence[ModelInput], rows: int | None
+) -> list[torch.Tensor]:
     """One UNet call for jobs of one group; returns each job's guided prediction.
 
     Args:
         backend: device code.
         jobs: jobs of equal ``group``, in row order.
+        inputs: what each job's scheduler wants predicted.
         rows: pad the batch to this many rows; ``None`` for exactly what is needed.
     """
-    return [
-        combine(part, job.request.guidance_scale)
-        for part, job in zip(
-            backend.denoise(pad(gather(jobs), rows)).split(_split(jobs, rows)), jobs, strict=False
-        )
-    ]
-
-
-def gather(jobs: Sequence[Job]) -> DenoiseBatch:
-    """Lay the jobs' rows out: unconditional before conditional for a guided one."""
-    inputs, times, texts = [], [], list[TextEmbedding]()
+    predictions = backend.denoise(pad(gather(jobs, inputs), rows))
+    combined, first = [], 0
     for job in jobs:
-        sample, t = job.path.model_input()
-        inputs += [sample] * job.rows
+        combined.append(combine(predictions[first : first + job.rows], job.request.guidance_scale))
+        first += job.rows
+    return combined
+
+
+def gather(jobs: Sequence[Job], inputs: Sequence[ModelInput]) -> DenoiseBatch:
+    """Lay the jobs' rows out: unconditional before conditional for a guided one."""
+    samples, times, texts = [], [], list[TextEmbedding]()
+    for job, (sample, t) in zip(jobs, inputs, strict=True):
+        samples += [sample] * job.rows
         times += [t] * job.rows
         if job.text.negative is not None:
             texts.append(job.text.negative)
         texts.append(job.text.positive)
     return DenoiseBatch(
-        latents=torch.cat(inputs),
+        latents=torch.cat(samples),
         timesteps=torch.stack(times),
         hidden=torch.cat([text.hidden for text in texts]),
         pooled=_cat([text.pooled for text in texts]),
@@ -52,11 +57,10 @@ def pad(batch: DenoiseBatch, rows: int | None) -> DenoiseBatch:
     missing = 0 if rows is None else rows - batch.latents.shape[0]
     if missing <= 0:
         return batch
-    fill: Callable[[torch.Tensor], torch.Tensor] = (
-        lambda x: torch.cat(  # noqa: E731
-            [x, x.new_zeros(missing, *x.shape[1:])]
-        )
-    )
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+
     return DenoiseBatch(
         latents=fill(batch.latents),
         timesteps=fill(batch.timesteps),
@@ -73,12 +77,6 @@ def combine(prediction: torch.Tensor, guidance: float) -> torch.Tensor:
         return prediction
     unconditional, conditional = prediction.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
-
-
-def _split(jobs: Sequence[Job], rows: int | None) -> list[int]:
-    used = [job.rows for job in jobs]
-    idle = 0 if rows is None else rows - sum(used)
-    return [*used, idle] if idle > 0 else used
 
 
 def _cat(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -42,7 +42,7 @@ def measure_step_costs(
 
 
 def choose_rows(costs: dict[int, float]) -> int:
-    """The batch size after which the cost per row stops falling; at least 2 (one guided request)."""
+    """The batch size after which a row gets no cheaper; at least 2 (one guided request)."""
     sizes = sorted(costs)
     best = max(sizes[0], 2) if len(sizes) > 1 else sizes[0]
     for rows in sizes:

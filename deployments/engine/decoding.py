@@ -46,7 +46,7 @@ class Decoder:
         self._queue = deque(entry for entry in self._queue if not unwanted(entry[0]))
 
     def tick(self, idle: bool) -> bool:
-        """Decode at most one batch; returns whether it did. Device errors fail that batch and rise."""
+        """Decode at most one batch, if one is due; a device error fails that batch and rises."""
         self._tick += 1
         if not self._queue:
             return False

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deployments.backends.base import Backend
 from deployments.engine.admission import POLICIES
-from deployments.engine.batch import run_step
+from deployments.engine.batch import ModelInput, run_step
 from deployments.engine.decoding import DEFER_STEPS, Decoder
 from deployments.engine.job import Job
 from deployments.options import Admission
@@ -43,6 +43,8 @@ class Engine:
     ) -> None:
         self.backend = backend
         self.max_rows = backend.facts.fixed_rows or max_rows
+        if self.max_rows < 2:
+            raise ValueError(f"max_rows: got {self.max_rows}; a guided request needs 2")
         self.fault: str | None = None
         self._key = POLICIES[admission]
         self._decoder = Decoder(backend, deliver, defer_steps)
@@ -104,23 +106,27 @@ class Engine:
         while self._waiting and self._waiting[0].rows <= free:
             job = self._waiting.pop(0)
             job.admitted = now
+            job.stepped = self._turn
             free -= job.rows
             self._slots.append(job)
 
     def _schedule(self) -> list[Job]:
-        """The jobs of one group; groups of unlike shape take turns."""
-        groups = list(dict.fromkeys(job.group for job in self._slots))
-        if not groups:
+        """The jobs of one group: the one whose turn is longest ago (newcomers line up last)."""
+        if not self._slots:
             return []
         self._turn += 1
-        chosen = groups[self._turn % len(groups)]
-        return [job for job in self._slots if job.group == chosen]
+        chosen = min(self._slots, key=lambda job: job.stepped).group
+        group = [job for job in self._slots if job.group == chosen]
+        for job in group:
+            job.stepped = self._turn
+        return group
 
     def _denoise(self, group: list[Job]) -> None:
+        inputs = self._inputs(group)
         if not group:
             return
         try:
-            predictions = run_step(self.backend, group, self.backend.facts.fixed_rows)
+            predictions = run_step(self.backend, group, inputs, self.backend.facts.fixed_rows)
         except Exception as error:  # whatever the device raised, its batch is lost
             self.fault = f"{type(error).__name__}: {error}"
             self._slots = [job for job in self._slots if job not in group]
@@ -133,9 +139,23 @@ class Engine:
                 with torch.inference_mode():
                     job.path.advance(prediction)
             except Exception as error:  # one request's scheduler; its neighbours go on
-                group.remove(job)
-                self._slots.remove(job)
-                job.fail("generation_failed", f"scheduler step failed: {error}")
+                self._fail_alone(group, job, error)
+
+    def _inputs(self, group: list[Job]) -> list[ModelInput]:
+        """Each job's scaled sample and timestep; a job whose scheduler fails here leaves."""
+        inputs = []
+        for job in list(group):
+            try:
+                with torch.inference_mode():
+                    inputs.append(job.path.model_input())
+            except Exception as error:
+                self._fail_alone(group, job, error)
+        return inputs
+
+    def _fail_alone(self, group: list[Job], job: Job, error: Exception) -> None:
+        group.remove(job)
+        self._slots.remove(job)
+        job.fail("generation_failed", f"scheduler step failed: {type(error).__name__}: {error}")
 
     def _retire(self, group: list[Job]) -> None:
         done = [job for job in group if job.path.remaining == 0]

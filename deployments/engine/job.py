@@ -33,6 +33,7 @@ class Job:
         request: what to paint.
         on_answer: called exactly once, from whichever thread finishes the job.
         arrived: monotonic seconds, as are the other times.
+        stepped: the engine's turn in which the job last took part.
     """
 
     request: ImageRequest
@@ -42,6 +43,7 @@ class Job:
     admitted: float = 0.0
     encode_ms: float = 0.0
     denoised: float = 0.0
+    stepped: int = 0
     cancelled: bool = False
     trajectory: Trajectory | None = None
     conditioning: Conditioning | None = None

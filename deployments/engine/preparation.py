@@ -1,4 +1,4 @@
-"""From request to prepared job: text and image encoding, scheduler, starting noise. Off the loop."""
+"""From request to prepared job: encodings, scheduler, starting noise; off the loop."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Preparation:
         """Sinusoidal embedding of guidance - 1 (arXiv:2310.04378), as diffusers computes it."""
         facts = self.backend.facts
         dim = facts.guidance_embedding_dim or 0
-        w = torch.tensor([(request.guidance_scale - 1) * 1000.0])
+        w = torch.tensor([request.guidance_scale - 1]) * 1000.0
         half = dim // 2
         step = torch.log(torch.tensor(10000.0)) / (half - 1)
         freqs = torch.exp(torch.arange(half, dtype=torch.float32) * -step)

@@ -1,11 +1,10 @@
-"""The engine for asyncio callers: one loop thread, one preparing thread, one picture-encoding thread."""
+"""The engine for asyncio callers: a loop thread, a preparing thread, a picture-encoding thread."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,33 +51,39 @@ class EngineService:
         self._finishing = ThreadPoolExecutor(1, "finish")
         self._wake = threading.Condition()
         self._stopping = False
-        self._open = 0
+        self._jobs: set[Job] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def open(self) -> int:
         """Requests accepted and not yet answered."""
-        return self._open
+        return len(self._jobs)
 
     async def generate(self, request: ImageRequest) -> Answer:
         """Paint one picture; cancelling the awaiting task frees its slot at the next step."""
-        if self._open >= self._max_queued + self.engine.max_rows:
-            message = f"{self._open} requests are waiting here already"
+        if self._stopping or self.engine.fault is not None:
+            message = self.engine.fault or "the replica is shutting down"
+            return ImageFailure(code="device_error", message=message, retryable=True)
+        if self.open >= self._max_queued + self.engine.max_rows:
+            message = f"{self.open} requests are waiting here already"
             return ImageFailure(code="overloaded", message=message, retryable=True)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
 
         def on_answer(answer: Answer) -> None:
-            loop.call_soon_threadsafe(_resolve, future, answer)
+            try:
+                loop.call_soon_threadsafe(_resolve, future, answer)
+            except RuntimeError:  # the caller's loop has closed: nobody waits for this answer
+                logger.debug("request %s: its caller is gone", request.request_id)
 
         job = Job(request, on_answer)
-        self._open += 1
+        self._jobs.add(job)
         try:
             self._preparing.submit(self._prepare, job)
             return await future
         finally:
-            self._open -= 1
+            self._jobs.discard(job)
             job.cancelled = True  # no effect on an answered job
             self._notify()
 
@@ -100,6 +105,9 @@ class EngineService:
         self._thread.join(timeout=30)
         self._preparing.shutdown(cancel_futures=True)
         self._finishing.shutdown()
+        # What was being prepared, or never was, has no thread left to answer it.
+        for job in list(self._jobs):
+            job.fail("device_error", "the replica is shutting down", retryable=True)
 
     def _prepare(self, job: Job) -> None:
         if job.cancelled:
@@ -133,18 +141,18 @@ class EngineService:
         while not self._stopping:
             with self._wake:
                 self._wake.wait_for(lambda: self.engine.busy or self._stopping)
-            while self.engine.busy and not self._stopping:
-                self.engine.step()
-                if self.engine.fault is not None:
-                    self.engine.fail_all(f"the device failed: {self.engine.fault}")
+            try:
+                while self.engine.busy and not self._stopping:
+                    self.engine.step()
+                    if self.engine.fault is not None:
+                        self.engine.fail_all(f"the device failed: {self.engine.fault}")
+            except Exception as error:  # a bug of ours must not leave callers without an answer
+                logger.exception("the engine loop failed")
+                self.engine.fault = f"{type(error).__name__}: {error}"
+                self.engine.fail_all(f"the engine loop failed: {self.engine.fault}")
         self.engine.fail_all("the replica is shutting down")
 
 
 def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
     if not future.done():
         future.set_result(answer)
-
-
-def elapsed_ms(begin: float, end: float | None = None) -> float:
-    """Milliseconds between two monotonic times."""
-    return max(0.0, ((time.monotonic() if end is None else end) - begin) * 1000)

@@ -26,6 +26,15 @@ SCHEDULERS: dict[SchedulerName, Any] = {
     "unipc": UniPCMultistepScheduler,
     "lcm": LCMScheduler,
 }
+# These draw noise while stepping (or may); the others refuse a generator.
+NOISY = (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
+CLIPPING = (DDIMScheduler, LCMScheduler)
 # PNDM only where a model's own config asks for it.
 OWN_SCHEDULERS = (*SCHEDULERS.values(), PNDMScheduler)
 
@@ -42,7 +51,10 @@ def make_scheduler(name: SchedulerName, own: Any) -> Any:
         raise ValueError(
             f"the model's own scheduler {cls.__name__} is not supported; ask for one of {allowed}"
         )
-    return cls.from_config(own.config)
+    # These clip to [-1, 1] by default, which is right for pixels and ruins latents; diffusers'
+    # own pipelines turn it off as well.
+    unclipped = {"clip_sample": False} if cls in CLIPPING and name != "default" else {}
+    return cls.from_config(own.config, **unclipped)
 
 
 class Trajectory:
@@ -77,14 +89,15 @@ class Trajectory:
         else:
             start = max(steps - min(int(steps * (strength or 1.0)), steps), 0)
             self.timesteps = self.timesteps[start * scheduler.order :]
+            if len(self.timesteps) == 0:
+                raise ValueError(f"strength {strength} of {steps} steps leaves no step to take")
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(start * scheduler.order)
             noise = randn_tensor(
                 init_latents.shape, generator=generator, device=device, dtype=dtype
             )
             self.latents = scheduler.add_noise(init_latents, noise, self.timesteps[:1])
-        # Only noisy schedulers take a generator; passing it to the others is an error.
-        self._extra = {"generator": generator} if isinstance(scheduler, _NOISY) else {}
+        self._extra = {"generator": generator} if isinstance(scheduler, NOISY) else {}
         self._index = 0
 
     @property
@@ -105,7 +118,3 @@ class Trajectory:
             prediction, t, self.latents, **self._extra, return_dict=False
         )[0]
         self._index += 1
-
-
-_NOISY = (DDIMScheduler, EulerAncestralDiscreteScheduler, LCMScheduler)
-_NOISY += (EulerDiscreteScheduler, DPMSolverMultistepScheduler)

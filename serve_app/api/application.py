@@ -49,13 +49,15 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+    if not isinstance(error, ApiError):
+        raise error
     return error.response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: no such route, wrong method."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     headers = dict(error.headers or {})
     messages = {
         404: f"no route {request.url.path[:200]!a}; see /docs",

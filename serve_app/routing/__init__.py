@@ -1,0 +1,1 @@
+"""Which pool paints a request, and how it gets there and back."""

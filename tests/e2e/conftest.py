@@ -1,0 +1,122 @@
+"""One Ray cluster with the service on it, for all end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e import tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 18_731
+START_S = 180.0
+
+
+@dataclass
+class Service:
+    """The running service and the cluster under it."""
+
+    url: str
+    client: httpx.Client
+    cluster: Any
+
+    def post(self, **fields: Any) -> httpx.Response:
+        """``POST /imagine``."""
+        return self.client.post("/imagine", json={"prompt": "a red circle", **fields})
+
+    def pool(self, name: str) -> dict[str, Any]:
+        """One pool as ``/pools`` shows it."""
+        pools: list[dict[str, Any]] = self.client.get("/pools").json()["pools"]
+        return next(pool for pool in pools if pool["name"] == name)
+
+
+def wait_for(what: str, check: Callable[[], bool], timeout_s: float = START_S) -> None:
+    """Poll ``check`` until it is true."""
+    end = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < end, f"{what}: not within {timeout_s:g} s"
+        time.sleep(0.5)
+
+
+def write_config(folder: Path) -> Path:
+    """The shipped config with a tiny model, another port and one more pool.
+
+    The pool ``made_up`` runs framework cpu on hardware that no node has at first.
+    """
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    config["http_options"]["port"] = PORT
+    config["grpc_options"]["port"] = PORT + 1
+    (application,) = config["applications"]
+    arguments = application["args"]
+    arguments["model"] = {"source": str(folder / "model")}
+    arguments["limits"] = {"request_timeout_s": 240}
+    arguments["pools"]["made_up"] = {
+        "accelerator": "made-up",
+        "framework": "cpu",
+        "resources": {"num_cpus": 0, "resources": {"neuron_cores": 2}},
+        "weight": 50,
+        "engine": {"threads": 1},
+    }
+    arguments["pools"]["cpu"]["engine"] = {"threads": 1}
+    application["autoscaling_policy"]["policy_kwargs"]["pools"] = arguments["pools"]
+    bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
+    application["deployments"].append({"name": "made_up", "autoscaling_config": bounds})
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def is_up(client: httpx.Client) -> bool:
+    """Whether ``/readiness`` says 200."""
+    try:
+        return client.get("/readiness").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service on a cluster of one plain node, started as the README starts it."""
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("e2e")
+    tiny_model.build(folder / "model")
+    # Every process of the cluster must find our packages.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    serve = Path(sys.executable).with_name("serve")
+    log = (folder / "serve.log").open("wb")
+    process = subprocess.Popen(
+        [str(serve), "run", str(write_config(folder)), "--address", cluster.address],
+        cwd=ROOT,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        with httpx.Client(base_url=url, timeout=90) as client:
+            try:
+                wait_for("the service", lambda: is_up(client))
+            except AssertionError:
+                print((folder / "serve.log").read_text(errors="replace")[-5000:])
+                raise
+            yield Service(url=url, client=client, cluster=cluster)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.close()
+        cluster.shutdown()

@@ -1,0 +1,186 @@
+"""The whole service on a real Ray cluster, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import random
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import ROOT, Service, wait_for
+
+pytestmark = pytest.mark.e2e
+
+
+def pixels(data: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
+
+
+def assert_same_picture(one: bytes, other: bytes) -> None:
+    """The seed promise: at most one level off in at most 0.1 % of the byte values."""
+    difference = np.abs(pixels(one) - pixels(other))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.001
+
+
+def start_picture() -> str:
+    out = io.BytesIO()
+    Image.effect_noise((80, 48), 90).convert("RGB").save(out, "JPEG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def test_quiet_and_healthy_without_the_hardware(service: Service) -> None:
+    import ray
+    from ray import serve
+
+    ray.init(address=service.cluster.address, namespace="serve", log_to_driver=False)
+    try:
+        application = serve.status().applications["imagine"]
+        assert application.status == "RUNNING"
+        for name, deployment in application.deployments.items():
+            assert deployment.status == "HEALTHY", (name, deployment.message)
+            running = sum(deployment.replica_states.values())
+            assert running == (1 if name in ("Ingress", "cpu") else 0), name
+    finally:
+        ray.shutdown()
+    readiness = service.client.get("/readiness").json()
+    assert [n for n, pool in readiness["pools"].items() if pool["available"]] == ["cpu"]
+
+
+def readme_curl(url: str, out: Path) -> list[str]:
+    """The README's first curl command for /imagine, aimed at ``url`` and writing to ``out``."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    line = next(ln for ln in text.splitlines() if ln.startswith("curl ") and "/imagine" in ln)
+    words = shlex.split(line.replace("http://127.0.0.1:8000", url))
+    words[words.index("-o") + 1] = str(out)
+    return words
+
+
+def test_the_readmes_curl_gives_a_picture_that_reproduces_itself(
+    service: Service, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    subprocess.run(readme_curl(service.url, out), check=True, timeout=90)
+    shown = Image.open(out)
+    assert shown.format == "PNG"
+    shown.load()
+    recipe = json.loads(shown.text["imagine"])  # type: ignore[attr-defined]
+    for key in ("model", "model_revision"):
+        recipe.pop(key)
+    again = service.client.post("/imagine", json=recipe)
+    assert again.status_code == 200, again.text
+    assert again.headers["x-seed"] == str(recipe["seed"])
+    assert_same_picture(out.read_bytes(), again.content)
+
+
+def test_the_contracts_headers(service: Service) -> None:
+    response = service.post()
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    assert (response.headers["x-pool"], response.headers["x-accelerator"]) == ("cpu", "cpu")
+    assert 0 <= int(response.headers["x-seed"]) < 2**32
+    assert "@sha256:" in response.headers["x-model"]
+    phases = [part.split(";")[0] for part in response.headers["server-timing"].split(", ")]
+    assert phases == ["queue", "encode", "denoise", "decode", "total"]
+
+
+def test_the_request_id_comes_back_once(service: Service) -> None:
+    headers = {"X-Request-Id": "mine-1"}
+    response = service.client.get("/health", headers=headers)
+    assert response.headers.get_list("x-request-id") == ["mine-1"]
+    assert len(service.client.get("/nope").headers.get_list("x-request-id")) == 1
+
+
+def mixed_requests(count: int) -> list[dict[str, Any]]:
+    chance = random.Random(3)
+    requests = []
+    for index in range(count):
+        fields: dict[str, Any] = {
+            "prompt": chance.choice(["a red circle", "two blue squares", "night", "a b c d"]),
+            "seed": 1000 + index,
+            "num_inference_steps": chance.randint(2, 5),
+            "guidance_scale": chance.choice([1.0, 4.0, 7.5]),
+            "width": chance.choice([64, 96]),
+            "scheduler": chance.choice(["default", "ddim", "euler", "dpmpp_2m"]),
+        }
+        if index % 8 == 0:
+            fields |= {"image": start_picture(), "strength": 0.8}
+        requests.append(fields)
+    return requests
+
+
+async def test_mixed_requests_at_once_equal_their_solo_pictures(service: Service) -> None:
+    requests = mixed_requests(64)
+    async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
+        together = await asyncio.gather(*(client.post("/imagine", json=r) for r in requests))
+        for fields, response in zip(requests, together, strict=True):
+            assert response.status_code == 200, response.text
+            assert response.headers["x-seed"] == str(fields["seed"])
+            alone = await client.post("/imagine", json=fields)
+            assert_same_picture(alone.content, response.content)
+
+
+async def test_bad_input_does_not_harm_a_good_request(service: Service) -> None:
+    good = {"prompt": "a red circle", "seed": 5, "num_inference_steps": 60}
+    async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
+        alone = await client.post("/imagine", json=good)
+        under_way = asyncio.ensure_future(client.post("/imagine", json=good))
+        await asyncio.sleep(0.05)
+        bad: list[tuple[dict[str, Any], int]] = [
+            ({"json": {"prompt": "x" * 100_000}}, 400),
+            ({"json": {"prompt": "a", "width": 65}}, 400),
+            ({"json": {"prompt": "a", "image": "@@@@"}}, 400),
+            ({"json": {"prompt": "a", "n": 10**6}}, 400),
+            ({"content": b"\xff\xfe", "headers": {"content-type": "application/json"}}, 400),
+            ({"json": {"prompt": "a", "image": "A" * 17 * 2**20}}, 413),
+            ({"content": b"x"}, 415),
+        ]
+        answers = await asyncio.gather(*(client.post("/imagine", **b[0]) for b in bad))
+        assert [answer.status_code for answer in answers] == [b[1] for b in bad]
+        assert_same_picture(alone.content, (await under_way).content)
+
+
+async def test_a_deadline_and_a_client_that_leaves_free_the_replica(service: Service) -> None:
+    long = {"prompt": "a", "num_inference_steps": 100, "n": 4, "width": 256, "height": 256}
+    async with httpx.AsyncClient(base_url=service.url, timeout=300) as client:
+        late = await client.post("/imagine", json={**long, "deadline_ms": 300})
+        assert late.status_code == 504
+        assert late.json()["error"]["param"] == "deadline_ms"
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/imagine", json=long, timeout=1)
+        # Had the replica gone on with 8 such pictures, this would wait for them.
+        after = await client.post("/imagine", json={"prompt": "a", "deadline_ms": 30_000})
+        assert after.status_code == 200, after.text
+
+
+def test_an_unavailable_pool_is_refused_at_once(service: Service) -> None:
+    response = service.post(pool="gpu")
+    assert response.status_code == 503
+    assert response.json()["error"]["param"] == "pool"
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_hardware_that_appears_is_used(service: Service) -> None:
+    """Last, as it changes the cluster: a node with made-up neuron cores."""
+    service.cluster.add_node(num_cpus=1, resources={"neuron_cores": 2})
+    wait_for("the pool made_up", lambda: bool(service.pool("made_up")["available"]))
+    # It has weight and cpu has none: it takes all traffic, without any edit.
+    before = service.post(seed=11, pool="cpu")
+    for _ in range(4):
+        response = service.post(seed=11)
+        assert response.headers["x-pool"] == "made_up"
+        assert response.headers["x-accelerator"] == "made-up"
+        assert_same_picture(before.content, response.content)
+    # The real neuron pool stays at zero: this build has no such framework.
+    assert service.pool("neuron")["ready_replicas"] == 0
+    assert service.pool("neuron")["starting_replicas"] == 0

@@ -1,0 +1,123 @@
+"""A front door without Ray: a painter that records, pools that can be switched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from deployments.messages import MEDIA_TYPES, ImageRequest, ImageResult, Timings
+from deployments.model_info import ModelDefaults, ModelInfo
+from serve_app.api.application import create_app
+from serve_app.api.front import Front
+from serve_app.routing.directory import PoolDirectory
+from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.snapshot import PoolSnapshot, PoolState
+from serve_app.settings import Settings
+
+MODEL = ModelInfo(
+    name="tiny",
+    revision="r1",
+    size_multiple=16,
+    defaults=ModelDefaults(width=64, height=64, num_inference_steps=8, guidance_scale=3.0),
+    vocabulary=None,
+)
+
+
+def make_settings() -> Settings:
+    """Two pools and tight limits."""
+    return Settings.parse(
+        {
+            "pools": {
+                "gpu": {
+                    "accelerator": "l4",
+                    "framework": "cuda",
+                    "resources": {"num_gpus": 1},
+                    "weight": 100,
+                },
+                "cpu": {"accelerator": "cpu", "framework": "cpu", "weight": 0, "min_replicas": 1},
+            },
+            "limits": {
+                "max_n": 4,
+                "min_width": 32,
+                "max_width": 256,
+                "min_height": 32,
+                "max_height": 256,
+                "max_steps": 50,
+                "max_guidance": 20,
+                "max_body_bytes": 200_000,
+                "max_image_pixels": 100_000,
+            },
+        }
+    )
+
+
+def snapshot(name: str, *, ready: int = 1, weight: float = 1, draining: int = 0) -> PoolSnapshot:
+    """A pool as the router sees it."""
+    return PoolSnapshot(
+        name=name,
+        accelerator=f"{name}-card",
+        framework="cpu",
+        weight=weight,
+        max_replicas=4,
+        state=PoolState(ready=ready, draining=draining, status="HEALTHY"),
+    )
+
+
+@dataclass
+class FakePainter:
+    """Paints one flat colour and remembers what it was asked."""
+
+    requests: list[ImageRequest] = field(default_factory=list)
+    pins: list[str | None] = field(default_factory=list)
+    failure: DispatchError | Exception | None = None
+    truncated: bool = False
+    unknown_words: tuple[str, ...] = ()
+
+    async def paint(self, request: ImageRequest, pin: str | None = None) -> Painted:
+        """Paint ``request``."""
+        self.requests.append(request)
+        self.pins.append(pin)
+        if self.failure is not None:
+            raise self.failure
+        out = io.BytesIO()
+        picture = Image.new("RGB", (request.width, request.height), (request.seed % 256, 0, 0))
+        picture.save(out, request.output_format)
+        result = ImageResult(
+            image=out.getvalue(),
+            media_type=MEDIA_TYPES[request.output_format],
+            seed=request.seed,
+            timings=Timings(queue=1, encode=2, denoise=3, decode=4, total=10),
+            truncated=self.truncated,
+            unknown_words=self.unknown_words,
+        )
+        return Painted(result=result, pool=snapshot(pin or "cpu"))
+
+
+@dataclass
+class Stand:
+    """Everything a test of the HTTP surface needs."""
+
+    client: TestClient
+    painter: FakePainter
+    front: Front
+    states: dict[str, PoolState]
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    """The HTTP surface over a fake painter; pool ``cpu`` is up, ``gpu`` has no replica."""
+    settings, painter = make_settings(), FakePainter()
+    states = {"cpu": PoolState(ready=1, status="HEALTHY"), "gpu": PoolState(status="HEALTHY")}
+    front = Front(
+        settings=settings,
+        model=MODEL,
+        pools=PoolDirectory(settings.pools, lambda: states),
+        painter=painter,
+    )
+    with TestClient(create_app(front)) as client:
+        yield Stand(client=client, painter=painter, front=front, states=states)

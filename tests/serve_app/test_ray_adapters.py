@@ -1,0 +1,175 @@
+"""The thin parts that touch Ray, without a cluster."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.exceptions import BackPressureError
+
+from deployments.messages import ImageFailure
+from serve_app.api.front import Front
+from serve_app.app import actor_options, autoscaling_config, build, replica_options
+from serve_app.ingress import Ingress
+from serve_app.routing.availability import serve_states
+from serve_app.routing.directory import PoolDirectory
+from serve_app.routing.dispatcher import ReplicaLostError
+from serve_app.routing.ray_handle import RayPoolHandle
+from serve_app.routing.snapshot import PoolState
+from serve_app.settings import Settings, SettingsError
+from tests.serve_app.conftest import MODEL, FakePainter, make_settings
+from tests.serve_app.test_dispatcher import request
+
+
+class Response:
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.cancelled = False
+
+    def __await__(self) -> Any:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+        yield
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Handle:
+    def __init__(self, outcome: Any) -> None:
+        self.response = Response(outcome)
+        self.method = ""
+
+    def options(self, *, method_name: str) -> Handle:
+        self.method = method_name
+        return self
+
+    def remote(self, request: Any) -> Response:
+        return self.response
+
+
+def reply(outcome: Any) -> Any:
+    handle: Any = Handle(outcome)
+    sent = RayPoolHandle(handle).generate(request())
+    assert handle.method == "generate"
+    return sent
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), ActorUnavailableError("maybe", None)])
+async def test_a_dead_or_unreachable_replica_is_lost(error: Exception) -> None:
+    with pytest.raises(ReplicaLostError, match=type(error).__name__):
+        await reply(error).result()
+
+
+async def test_back_pressure_is_overload() -> None:
+    answer = await reply(BackPressureError(num_queued_requests=1, max_queued_requests=1)).result()
+    assert isinstance(answer, ImageFailure)
+    assert answer.code == "overloaded"
+
+
+async def test_answers_and_cancellation_pass_through() -> None:
+    failure = ImageFailure(code="generation_failed", message="no")
+    sent = reply(failure)
+    assert await sent.result() is failure
+    sent.cancel()
+    assert sent._response.cancelled
+
+
+def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deployment(status: str, **counts: int) -> Any:
+        return SimpleNamespace(status=status, message="m", replica_states=counts)
+
+    cpu = deployment("HEALTHY", RUNNING=2, STARTING=1, RECOVERING=1, STOPPING=3)
+    application = SimpleNamespace(deployments={"cpu": cpu, "gpu": deployment("UPSCALING")})
+    status = SimpleNamespace(applications={"imagine": application})
+    monkeypatch.setattr("ray.serve.status", lambda: status)
+    states = serve_states("imagine")
+    assert states["cpu"] == PoolState(
+        ready=2, draining=3, starting=2, status="HEALTHY", message="m"
+    )
+    assert states["gpu"].ready == 0
+    assert serve_states("other") == {}
+
+
+def bare_ingress() -> tuple[Any, Any, Front]:
+    settings = make_settings()
+    directory = PoolDirectory(settings.pools, dict)
+    front = Front(settings=settings, model=MODEL, pools=directory, painter=FakePainter())
+    ingress: Any = Ingress.__new__(Ingress)
+    ingress._settings, ingress._directory, ingress._front = settings, directory, front
+    ingress._configured = False
+    return ingress, directory, front
+
+
+def weights(directory: PoolDirectory) -> dict[str, float]:
+    return {pool.name: pool.weight for pool in directory.snapshots()}
+
+
+def test_a_bad_first_configuration_fails_the_deployment() -> None:
+    ingress, _directory, _front = bare_ingress()
+    with pytest.raises(SettingsError, match="did you mean 'cpu'"):
+        ingress.reconfigure({"weights": {"cpuu": 1}})
+
+
+def test_a_bad_later_configuration_is_refused_whole() -> None:
+    ingress, directory, front = bare_ingress()
+    ingress.reconfigure({"weights": {"cpu": 7}})
+    assert weights(directory) == {"gpu": 100, "cpu": 7}
+    ingress.reconfigure({"weights": {"gpu": 1, "cpu": -1}})
+    assert weights(directory) == {"gpu": 100, "cpu": 7}
+    assert front.config_problem is not None
+    assert "weights.cpu: got -1" in front.config_problem
+    ingress.reconfigure({})
+    assert weights(directory) == {"gpu": 100, "cpu": 0}
+    assert front.config_problem is None
+
+
+RAW = {
+    "model": {"source": "a/b", "revision": "r"},
+    "pools": {
+        "gpu": {
+            "accelerator": "l4",
+            "framework": "cuda",
+            "resources": {"num_gpus": 1, "resources": {"licence": 1}},
+            "min_replicas": 1,
+            "max_replicas": 3,
+            "engine": {"dtype": "float16", "max_rows": 4, "max_queued": 6},
+        },
+        "cpu": {"accelerator": "cpu", "framework": "cpu", "min_replicas": 1},
+    },
+}
+
+
+def test_what_a_pool_becomes() -> None:
+    settings = Settings.parse(RAW)
+    gpu, cpu = settings.pools["gpu"], settings.pools["cpu"]
+    options = replica_options("gpu", gpu, settings)
+    assert (options.pool, options.framework, options.model_source) == ("gpu", "cuda", "a/b")
+    assert (options.model_revision, options.dtype, options.max_rows) == ("r", "float16", 4)
+    reserved = {"num_cpus": 1, "num_gpus": 1, "resources": {"licence": 1}}
+    assert reserved.items() <= actor_options(gpu).items()
+    # A minimum on hardware that may be absent would hold the application in DEPLOYING.
+    assert autoscaling_config(gpu)["min_replicas"] == 0
+    assert autoscaling_config(gpu)["max_replicas"] == 3
+    assert autoscaling_config(cpu)["initial_replicas"] == 1
+
+
+def test_the_builder_explains_bad_settings() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'pools'"):
+        build({**RAW, "pool": {}})
+
+
+def test_the_builder_makes_one_deployment_per_pool() -> None:
+    application: Any = build(RAW)
+    deployment = application._bound_deployment
+    assert deployment.name == "Ingress"
+    settings, pools = deployment.init_args
+    assert settings == Settings.parse(RAW)
+    assert {name: p._bound_deployment.name for name, p in pools.items()} == {
+        "gpu": "gpu",
+        "cpu": "cpu",
+    }
+    assert pools["gpu"]._bound_deployment.max_ongoing_requests == 10

@@ -1,0 +1,101 @@
+"""Settings: what is refused, and that each message names key, value and what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve_app.settings import LiveSettings, Settings, SettingsError
+
+POOL = {"accelerator": "cpu", "framework": "cpu"}
+
+
+def with_pool(**changes: Any) -> dict[str, Any]:
+    return {"pools": {"cpu": {**POOL, **changes}}}
+
+
+BAD: list[tuple[str, Any, list[str]]] = [
+    ("no pools", {}, ["pools", "required"]),
+    ("empty pools", {"pools": {}}, ["pools", "at least 1"]),
+    ("pools no mapping", {"pools": [1]}, ["pools", "mapping"]),
+    ("not a mapping", 3, ["3", "mapping"]),
+    ("unknown top key", {"pools": {"a": POOL}, "poolz": 1}, ["poolz", "did you mean 'pools'"]),
+    ("unknown pool key", with_pool(wieght=1), ["pools.cpu.wieght", "did you mean 'weight'"]),
+    ("unknown engine key", with_pool(engine={"row": 1}), ["pools.cpu.engine.row", "max_rows"]),
+    ("pool name", {"pools": {"my-pool": POOL}}, ["'my-pool'", "identifier"]),
+    ("pool named ingress", {"pools": {"Ingress": POOL}}, ["'Ingress'", "taken"]),
+    ("no framework", {"pools": {"a": {"accelerator": "x"}}}, ["pools.a.framework", "required"]),
+    ("framework", with_pool(framework="tpu"), ["framework", "'tpu'", "'cuda'"]),
+    ("empty accelerator", with_pool(accelerator=""), ["accelerator", "''"]),
+    ("accelerator not printable", with_pool(accelerator="a\nb"), ["accelerator"]),
+    ("negative weight", with_pool(weight=-1), ["weight", "-1", "at least 0"]),
+    ("NaN weight", with_pool(weight=float("nan")), ["weight", "nan", "finite"]),
+    ("infinite weight", with_pool(weight=float("inf")), ["weight", "inf", "finite"]),
+    ("weight text", with_pool(weight="heavy"), ["weight", "'heavy'", "number"]),
+    ("min above max", with_pool(min_replicas=3, max_replicas=2), ["min_replicas 3", "2"]),
+    ("max 0", with_pool(max_replicas=0), ["max_replicas", "at least 1"]),
+    ("fraction of 2", with_pool(resources={"num_gpus": 1.5}), ["num_gpus", "1.5", "whole"]),
+    (
+        "half a core",
+        with_pool(resources={"resources": {"neuron_cores": 0.5}}),
+        ["resources.neuron_cores", "0.5", "whole number"],
+    ),
+    ("GPU by name", with_pool(resources={"resources": {"GPU": 1}}), ["'GPU'", "num_gpus"]),
+    ("dtype", with_pool(engine={"dtype": "int4"}), ["dtype", "'int4'", "bfloat16"]),
+    ("rows", with_pool(engine={"max_rows": 1}), ["max_rows", "at least 2"]),
+    ("deterministic", with_pool(engine={"deterministic": "maybe"}), ["deterministic", "true or"]),
+    ("hub without revision", {**with_pool(), "model": {"source": "a/b"}}, ["'a/b'", "revision"]),
+    (
+        "revision of a folder",
+        {**with_pool(), "model": {"source": "./x", "revision": "main"}},
+        ["'main'", "local folder"],
+    ),
+    ("revision of embedded", {**with_pool(), "model": {"revision": "v1"}}, ["'v1'", "embedded"]),
+    (
+        "no hub id",
+        {**with_pool(), "model": {"source": "a b", "revision": "x"}},
+        ["'a b'", "hub id"],
+    ),
+    ("limits order", {**with_pool(), "limits": {"min_width": 999, "max_width": 99}}, ["999", "99"]),
+    ("max_n", {**with_pool(), "limits": {"max_n": 0}}, ["limits.max_n", "0", "at least 1"]),
+    ("timeout", {**with_pool(), "limits": {"request_timeout_s": 0}}, ["above 0"]),
+    ("poll", {**with_pool(), "ingress": {"poll_interval_s": 0}}, ["poll_interval_s", "0.1"]),
+]
+
+
+@pytest.mark.parametrize(("raw", "words"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_settings_are_explained(raw: Any, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse(raw)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_error_is_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse(with_pool(weight=-1, max_replicas=0, colour="red"))
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_smallest_settings() -> None:
+    settings = Settings.parse(with_pool())
+    assert settings.model.kind == "embedded"
+    assert settings.pools["cpu"].resources.needs() == {"CPU": 1.0}
+    assert not settings.pools["cpu"].resources.special
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"weights": {"nope": 1}}, {"weights": {"cpu": -1}}, {"weight": {}}, [1], {"weights": 3}],
+)
+def test_bad_live_settings(bad: Any) -> None:
+    pools = Settings.parse(with_pool()).pools
+    with pytest.raises(SettingsError):
+        LiveSettings.parse(bad, pools)
+
+
+def test_live_settings() -> None:
+    pools = Settings.parse(with_pool()).pools
+    assert LiveSettings.parse({"weights": {"cpu": 3}}, pools).weights == {"cpu": 3}
+    assert LiveSettings.parse(None, pools).weights == {}

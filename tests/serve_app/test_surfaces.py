@@ -1,0 +1,251 @@
+"""Health, readiness, pools, docs; the OpenAPI document against real answers; no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+from serve_app.api.application import create_app
+from serve_app.routing.availability import Availability
+from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.snapshot import PoolState
+from serve_app.settings import Settings
+from tests.serve_app.conftest import Stand
+from tests.serve_app.test_bad_requests import TABLE, b64, png
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_health(stand: Stand) -> None:
+    stand.states.clear()
+    assert stand.client.get("/health").json() == {"status": "ok"}
+
+
+def test_readiness_follows_the_pools(stand: Stand) -> None:
+    response = stand.client.get("/readiness")
+    assert response.status_code == 200
+    assert response.json()["pools"]["cpu"] == {
+        "available": True,
+        "ready_replicas": 1,
+        "reason": None,
+    }
+    assert "hardware" in response.json()["pools"]["gpu"]["reason"]
+    stand.states["cpu"] = PoolState(starting=1)
+    response = stand.client.get("/readiness")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "5"
+    assert "cpu: 1 replica(s) starting" in response.json()["error"]["message"]
+
+
+def test_pools(stand: Stand) -> None:
+    pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
+    assert (pools["cpu"]["share"], pools["gpu"]["share"]) == (1.0, 0.0)
+    stand.states["gpu"] = PoolState(ready=2, status="HEALTHY")
+    pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
+    assert (pools["cpu"]["share"], pools["gpu"]["share"]) == (0.0, 1.0)
+    assert pools["gpu"]["ready_replicas"] == 2
+
+
+def test_live_weights_show(stand: Stand) -> None:
+    directory: Any = stand.front.pools
+    stand.states["gpu"] = PoolState(ready=1)
+    directory.override_weights({"cpu": 300})
+    pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
+    assert pools["cpu"]["share"] == 0.75
+    directory.override_weights({})
+    pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
+    assert pools["cpu"]["share"] == 0.0
+
+
+def test_docs_page_shows_every_route_and_field(stand: Stand) -> None:
+    page = stand.client.get("/docs").text
+    document = stand.client.get("/openapi.json").json()
+    for path in document["paths"]:
+        assert path in page
+    for field in document["components"]["schemas"]["ImagineRequest"]["properties"]:
+        assert field in page
+
+
+class Document:
+    """The OpenAPI document as a judge of real requests and answers."""
+
+    def __init__(self, stand: Stand) -> None:
+        self.document = stand.client.get("/openapi.json").json()
+
+    def resolve(self, node: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" in node:
+            found: Any = self.document
+            for part in node["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            return dict(found)
+        return node
+
+    def validator(self, schema: dict[str, Any]) -> Draft202012Validator:
+        return Draft202012Validator({**schema, "components": self.document["components"]})
+
+    def judge(self, response: Any) -> None:
+        path, method = response.request.url.path, response.request.method.lower()
+        described = self.document["paths"][path][method]["responses"][str(response.status_code)]
+        media_type = response.headers["content-type"].split(";")[0]
+        schema = described["content"][media_type]["schema"]
+        if media_type == "application/json":
+            self.validator(schema).validate(response.json())
+        told = {name.lower() for name in described.get("headers", {})}
+        for name, value in response.headers.items():
+            if name not in ("content-type", "content-length"):
+                assert name in told, f"{name} is not documented for {path} {response.status_code}"
+                header = self.resolve({"$ref": f"#/components/headers/{_spelt(described, name)}"})
+                self.validator(header["schema"]).validate(value)
+
+
+def _spelt(described: dict[str, Any], name: str) -> str:
+    return next(str(key) for key in described["headers"] if key.lower() == name)
+
+
+def test_openapi_is_true_for_every_answer(stand: Stand) -> None:
+    document = Document(stand)
+    client, painter = stand.client, stand.painter
+    body = {"prompt": "a red circle"}
+    painter.truncated, painter.unknown_words = True, ("zebra",)
+    for extra in ({}, {"output_format": "webp"}, {"n": 2}, {"image": b64(png())}):
+        document.judge(client.post("/imagine", json={**body, **extra}))
+    document.judge(client.post("/imagine", json=body, headers={"accept": "application/json"}))
+    document.judge(client.get("/imagine?prompt=a"))
+    document.judge(client.get("/imagine?prompt=a&pool=x"))
+    document.judge(client.get("/imagine?prompt=a", headers={"accept": "text/html"}))
+    document.judge(client.post("/imagine", json={"prompt": ""}))
+    document.judge(client.post("/imagine", json={**body, "pool": "x"}))
+    document.judge(client.post("/imagine", content="x"))
+    document.judge(client.post("/imagine", json={"prompt": "x" * 300_000}))
+    failures: list[tuple[Any, int | None]] = [
+        ("unavailable", 5),
+        ("overloaded", 1),
+        ("timeout", None),
+        ("generation_failed", None),
+    ]
+    for code, wait in failures:
+        painter.failure = DispatchError(code, "why", retry_after_s=wait)
+        document.judge(client.post("/imagine", json=body))
+    painter.failure = RuntimeError("inside")
+    document.judge(client.post("/imagine", json=body))
+    for path in ("/health", "/readiness", "/pools", "/docs", "/openapi.json"):
+        document.judge(client.get(path))
+    stand.states.clear()
+    document.judge(client.get("/readiness"))
+    document.judge(client.get("/pools"))
+
+
+# What JSON Schema cannot say, or says otherwise.
+BEYOND_SCHEMA = {
+    "blank prompt",
+    "NUL in prompt",
+    "lone surrogate",
+    "negative prompt NUL",
+    "unknown pool",
+    "n as image",
+    "no steps left",
+    "guidance 1e999",
+    "head of a PNG",
+}
+WITHIN_SCHEMA = [
+    bad
+    for bad in TABLE
+    if bad.fields
+    and bad.name not in BEYOND_SCHEMA
+    and bad.status != 406
+    and not (bad.param == "image" and bad.says)
+]
+
+
+@pytest.mark.parametrize("bad", WITHIN_SCHEMA, ids=lambda bad: bad.name)
+def test_the_request_schema_refuses_what_the_service_refuses(stand: Stand, bad: Any) -> None:
+    document = Document(stand)
+    schema = document.document["components"]["schemas"]["ImagineRequest"]
+    validator = document.validator(schema)
+    assert validator.is_valid({"prompt": "a red circle", "seed": None, "width": 128})
+    assert not validator.is_valid({"prompt": "a red circle", **bad.fields})
+
+
+def test_openapi_describes_every_route(stand: Stand) -> None:
+    inner: Any = create_app(stand.front)
+    routes = {route.path for route in inner._app.routes}
+    assert routes == set(Document(stand).document["paths"])
+
+
+def test_no_torch_in_the_ingress_process() -> None:
+    code = """
+import sys
+import yaml
+import serve_app.ingress, serve_app.autoscaling.presence
+from serve_app.app import build
+from serve_app.api.application import create_app
+from tests.serve_app.conftest import FakePainter, MODEL, make_settings
+from serve_app.api.front import Front
+from serve_app.routing.directory import PoolDirectory
+config = yaml.safe_load(open("serve_config.yaml"))
+build(config["applications"][0]["args"])
+settings = make_settings()
+create_app(Front(settings=settings, model=MODEL, painter=FakePainter(),
+                 pools=PoolDirectory(settings.pools, dict)))
+heavy = {"torch", "diffusers", "transformers"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_shipped_config_is_consistent() -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    settings = Settings.parse(application["args"])
+    policy = application["autoscaling_policy"]
+    assert policy["policy_kwargs"]["pools"] == application["args"]["pools"]
+    overrides = {entry["name"]: entry for entry in application["deployments"]}
+    assert set(overrides) == {"Ingress", *settings.pools}
+    for name, pool in settings.pools.items():
+        bounds = overrides[name]["autoscaling_config"]
+        assert bounds["max_replicas"] == pool.max_replicas
+        # A minimum on absent hardware would keep the application DEPLOYING.
+        assert bounds["min_replicas"] == (0 if pool.resources.special else pool.min_replicas)
+
+
+def test_the_shipped_config_survives_a_round_trip_through_serves_schema() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    once = ServeDeploySchema.model_validate(config).model_dump(mode="json", exclude_unset=True)
+    written = yaml.safe_load(yaml.safe_dump(once))
+    again = ServeDeploySchema.model_validate(written).model_dump(mode="json", exclude_unset=True)
+    assert once == again
+    assert again["applications"][0]["args"] == config["applications"][0]["args"]
+    policy = again["applications"][0]["autoscaling_policy"]
+    assert (
+        policy["policy_kwargs"] == config["applications"][0]["autoscaling_policy"]["policy_kwargs"]
+    )
+
+
+def test_availability_keeps_the_last_known(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = [{"cpu": PoolState(ready=1)}, OSError("gone"), OSError("gone"), {}]
+
+    def look() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    availability = Availability(look, 60)
+    assert availability.age_s is None
+    for _ in range(3):
+        availability.poll()
+        assert availability.states()["cpu"].ready == 1
+    assert len([r for r in caplog.records if "gone" in r.message]) == 1
+    availability.poll()
+    assert availability.states() == {}
