@@ -86,17 +86,16 @@ def describe(folder: Path, name: str, revision: str) -> ModelInfo:
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"model.source: {name!r} holds no model_index.json (diffusers layout)")
     factor = _halvings(folder, "vae")
-    # Each UNet down-sampling halves the latent; odd sizes would not come back the same.
-    multiple = factor * _halvings(folder, "unet")
     size = _size(_read(folder / "unet" / "config.json").get("sample_size"), factor)
     serving = _read(folder / "serving.json") if (folder / "serving.json").is_file() else {}
     return ModelInfo(
         name=name,
         revision=revision,
-        size_multiple=multiple,
+        # Latents that the UNet cannot halve evenly are resized inside it, as diffusers does.
+        size_multiple=factor,
         defaults=ModelDefaults(
-            width=_whole(serving, "width", size, multiple),
-            height=_whole(serving, "height", size, multiple),
+            width=_whole(serving, "width", size, factor),
+            height=_whole(serving, "height", size, factor),
             num_inference_steps=_whole(serving, "num_inference_steps", DIFFUSERS_STEPS, 1),
             guidance_scale=_number(serving, "guidance_scale", DIFFUSERS_GUIDANCE),
         ),
@@ -140,7 +139,7 @@ def _number(serving: dict[str, Any], key: str, default: float) -> float:
 
 def _vocabulary(serving: dict[str, Any]) -> frozenset[str] | None:
     words = serving.get("vocabulary")
-    if words is None:
+    if not words:
         return None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ModelError("serving.json: vocabulary: a list of words needed")

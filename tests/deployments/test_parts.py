@@ -1,0 +1,157 @@
+"""The small parts: pictures that carry their recipe, the choice of rows, trajectories."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+
+from deployments.backends import available_frameworks, create_backend
+from deployments.engine.batch import combine
+from deployments.engine.calibration import choose_rows, measure_step_costs
+from deployments.engine.preparation import PROMPT_CACHE_ENTRIES, Preparation
+from deployments.engine.trajectory import make_scheduler
+from deployments.messages import MEDIA_TYPES, ImageResult, OutputFormat
+from deployments.options import ReplicaOptions
+from deployments.picture import encode_picture, recipe
+from tests.deployments.conftest import MakeBackend
+from tests.deployments.harness import Bench, FakeBackend, ask, solo
+from tests.deployments.test_model import ModelFolder
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("strength", [None, 0.6])
+def test_png_is_lossless_and_carries_its_recipe(strength: float | None) -> None:
+    request = ask(prompt="ein Häuschen 🏠\nzwei", negative_prompt="böse", strength=strength)
+    data = encode_picture(PIXELS, request, "model", "rev")
+    image: Any = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(image), PIXELS)
+    fields = json.loads(image.text["imagine"])
+    assert fields == recipe(request, "model", "rev")
+    assert ("strength" in fields) == (strength is not None)
+    model = (fields.pop("model"), fields.pop("model_revision"))
+    assert model == ("model", "rev")
+    assert ask(**fields, request_id=request.request_id) == request
+    assert image.text["parameters"].startswith("ein Häuschen 🏠\nzwei\nNegative prompt: böse\n")
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp"])
+def test_other_formats(name: OutputFormat) -> None:
+    flat = np.full((16, 24, 3), 90, np.uint8)
+    image = Image.open(io.BytesIO(encode_picture(flat, ask(output_format=name), "m", "r")))
+    assert image.get_format_mimetype() == MEDIA_TYPES[name]
+    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 90).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("costs", "rows"),
+    [
+        ({1: 10, 2: 10, 4: 10, 8: 10}, 8),  # free company
+        ({1: 10, 2: 12, 4: 16, 8: 31.5}, 4),  # the last doubling saves under 5 % a row
+        ({1: 10, 2: 20, 4: 40, 8: 80}, 2),  # no gain at all: room for one guided request
+        ({1: 10, 2: 25}, 2),
+        ({16: 50}, 16),  # a fixed batch
+        ({2: 5}, 2),
+        ({1: 10, 2: 12, 4: 24, 8: 30}, 8),  # one bad doubling, then a good one
+    ],
+)
+def test_choose_rows(costs: dict[int, float], rows: int) -> None:
+    assert choose_rows(costs) == rows
+
+
+def test_measured_costs_stop_where_they_stop_paying(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 3.3}
+    monkeypatch.setattr("deployments.engine.calibration._time_rows", lambda *args: costs[args[-1]])
+    assert list(measure_step_costs(FakeBackend(), 16, 16, 16)) == [1, 2, 4, 8]
+    assert list(measure_step_costs(FakeBackend(fixed_rows=16), 16, 16, 16)) == [16]
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "lcm"])
+def test_calibration_runs_every_kind(kind: Any, make_backend: MakeBackend) -> None:
+    costs = measure_step_costs(make_backend(kind), 16, 16, 4)
+    assert list(costs) == [1, 2, 4]
+    assert all(cost > 0 for cost in costs.values())
+
+
+def test_guidance() -> None:
+    rows = torch.tensor([[1.0], [2.0]])
+    assert combine(rows, 3.0).item() == 4.0
+    assert combine(rows[:1], 3.0).item() == 1.0
+
+
+def test_unsupported_own_scheduler_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"DDPMScheduler.*ddim"):
+        make_scheduler("default", DDPMScheduler())
+    assert make_scheduler("ddim", DDPMScheduler()).config.clip_sample is False
+
+
+def test_strength_that_leaves_no_step_is_refused(make_backend: MakeBackend) -> None:
+    bench = Bench(make_backend("sd1"))
+    with pytest.raises(ValueError, match="strength"):
+        bench.submit(
+            ask(init_rgb=bytes(16 * 16 * 3), strength=0.1, num_inference_steps=5, scheduler="ddim")
+        )
+
+
+def test_prompt_cache_is_bounded() -> None:
+    backend = FakeBackend()
+    preparation = Preparation(backend)
+    for i in range(PROMPT_CACHE_ENTRIES + 5):
+        preparation._encode(f"p{i}")
+    assert len(preparation._cache) == PROMPT_CACHE_ENTRIES
+    preparation._encode("p0")
+    assert backend.encoded.count("p0") == 2
+
+
+def test_frameworks() -> None:
+    assert {"cpu", "cuda"} <= available_frameworks()
+    options = ReplicaOptions(pool="p", accelerator="a", framework="neuron", model_source="embedded")
+    if "neuron" not in available_frameworks():
+        with pytest.raises(ValueError, match="framework"):
+            create_backend(options)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_replica_paints_describes_and_stops(
+    deterministic: bool, model_folder: ModelFolder
+) -> None:
+    from deployments.replica import PoolReplica
+
+    replica = PoolReplica(
+        ReplicaOptions(
+            pool="cpu",
+            accelerator="cpu",
+            framework="cpu",
+            model_source=str(model_folder("sdxl")),
+            max_rows=4,
+            threads=1,
+            deterministic=deterministic,
+        )
+    )
+    try:
+        request = ask(seed=5)
+        answer = await replica.generate(request)
+        assert isinstance(answer, ImageResult)
+        image = Image.open(io.BytesIO(answer.image))
+        pixels = np.asarray(image)
+        assert pixels.tobytes() == solo(replica.service.engine.backend, request)[1]
+        times = answer.timings
+        assert min(times.queue, times.encode, times.denoise, times.decode) >= 0
+        parts = times.queue + times.encode + times.denoise + times.decode
+        assert parts == pytest.approx(times.total, abs=1.0)
+        facts = await replica.describe()
+        assert facts["open"] == 0
+        assert facts["dtype"] == "float32"
+        assert facts["max_rows"] == 4 if deterministic else facts["max_rows"] >= 2
+        replica.check_health()
+    finally:
+        replica.service.stop()
+    with pytest.raises(RuntimeError):
+        replica.check_health()
