@@ -1,0 +1,38 @@
+"""The prompts of the sample grids and of the contact sheet."""
+
+from typing import Final
+
+GRID: Final = (
+    "a red circle on a blue background",
+    "a yellow star on a black background",
+    "a green heart on a white background",
+    "a purple square on an orange background",
+    "a white ring on a red background",
+    "a cyan diamond on a purple background",
+    "a pink cross on a gray background",
+    "a black triangle on a yellow background",
+    "two green triangles on a white background",
+    "three red hearts on a black background",
+    "four blue discs on a yellow background",
+    "a pair of orange stars against a brown background",
+    "a red ball to the left of a green box on white",
+    "a blue star above a yellow square on a black background",
+    "a pink heart to the right of a cyan ring on a purple background",
+    "a white diamond below an orange circle on a green background",
+    "a huge orange circle on a green background",
+    "a tiny white square on a blue background",
+    "a brown cross in the top left corner on a pink background",
+    "a yellow star on the right, blue background",
+    "a golden donut at the bottom on a gray background",
+    "an emerald rhombus on a scarlet background",
+    "a purple star on a yellow background",
+    "a red triangle",
+    "green hills by day",
+    "a house on green hills at noon",
+    "a tree on the hills at sunset",
+    "mountains at night with a clear sky",
+    "a sailboat on the sea at sunset",
+    "a boat on the ocean at night in the rain",
+    "a desert at dusk",
+    "a city at night in the snow",
+)
