@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Framework = Literal["cpu", "cuda", "neuron"]
+from deployments.options import Admission, DType, Framework
+
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -131,12 +132,12 @@ class EngineSettings(_Strict):
         admission: which waiting request enters next.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: DType | None = None
     threads: int | None = Field(default=None, ge=1, le=1024)
     max_rows: int = Field(default=16, ge=2, le=1024)
     max_queued: int = Field(default=512, ge=1, le=100_000)
     deterministic: bool = False
-    admission: Literal["deadline", "shortest"] = "deadline"
+    admission: Admission = "deadline"
 
 
 class PoolSettings(_Strict):
