@@ -7,13 +7,14 @@ import binascii
 import io
 import re
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from serve_app.api.errors import ApiError, bad_value
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MIMES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
 _DATA_URL = re.compile(r"data:(?P<mime>[\w/+.-]*)(?P<params>(;[\w=.+-]+)*?);base64,", re.ASCII)
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 # Pillow's own limit warns through a process-wide filter; ours is checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -36,7 +37,7 @@ def read_start_picture(text: str, width: int, height: int, max_pixels: int) -> b
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             _check_size(picture, max_pixels)
-            return _fit(_to_rgb(picture), width, height).tobytes()
+            return _fit(picture, width, height).tobytes()
     except ApiError:
         raise
     except UnidentifiedImageError:
@@ -79,20 +80,27 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
         raise bad_value("image", "image: animated; allowed: one still picture")
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Decode, turn upright and flatten to 8-bit RGB."""
-    picture.load()
-    upright = ImageOps.exif_transpose(picture) or picture
-    if upright.mode.startswith("I"):  # 16-bit grey: keep the high byte
-        upright = upright.convert("I").point(lambda level: level * (1 / 256)).convert("L")
-    if upright.has_transparency_data:
-        clear = upright.convert("RGBA")
-        white = Image.new("RGBA", clear.size, "white")
-        return Image.alpha_composite(white, clear).convert("RGB")
-    return upright if upright.mode == "RGB" else upright.convert("RGB")
-
-
 def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    if picture.size == (width, height):
-        return picture
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    """Decode, crop and resize, then turn upright and flatten to 8-bit RGB.
+
+    What can wait until the picture is small does: a copy at full size is what costs memory.
+    """
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+    size = (height, width) if turned else (width, height)
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target leaves Lanczos enough to work on.
+    picture.draft(None, (2 * size[0], 2 * size[1]))
+    small = ImageOps.fit(_eight_bit(picture), size, Image.Resampling.LANCZOS)
+    upright = ImageOps.exif_transpose(small)
+    if upright.mode == "RGBA":
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright)
+    return upright.convert("RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """The picture as RGBA where it has transparency, else as RGB; itself where it is so."""
+    picture.load()
+    if picture.mode.startswith("I"):  # 16-bit grey: keep the high byte
+        picture = picture.convert("I").point(lambda level: level * (1 / 256)).convert("L")
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
