@@ -193,7 +193,7 @@ class LimitSettings(_Strict):
     max_steps: int = Field(default=100, ge=1, le=1000)
     max_guidance: float = Field(default=30, ge=1, le=1000, allow_inf_nan=False)
     max_prompt_chars: int = Field(default=2000, ge=1, le=100_000)
-    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, le=2**30)
+    max_body_bytes: int = Field(default=12 * 2**20, ge=1024, le=2**30)
     max_image_pixels: int = Field(default=2**22, ge=64, le=2**28)
     request_timeout_s: float = Field(default=300, gt=0, le=86_400, allow_inf_nan=False)
 

@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from starlette.requests import Request
 
 from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.fields import shorten, shorten_name
+from serve_app.settings import LimitSettings
+
+_INLINE_BYTES = 256 * 1024  # parsed on the event loop: at most some 10 ms
+_UNCOUNTED_BYTES = 64 * 1024
+_IN_FLIGHT_BYTES = 24 * 2**20
+_OTHER_MARKS = 256
 
 
-async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The request's body as a JSON object.
+class JsonBodies:
+    """Reads request bodies as JSON objects; bounds what it holds and what blocks the event loop.
 
-    Raises:
-        ApiError: 415 for another content type or an encoded body, 413 past ``max_bytes``, 400
-            for anything but one JSON object (NaN, Infinity and repeated keys are refused too).
+    Args:
+        limits: what a request may ask for.
+        parsing: where bodies too large for the event loop are parsed.
     """
-    _check_content_type(request)
-    raw = await _read(request, max_bytes)
-    try:
-        value = json.loads(
-            raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_repeats
+
+    def __init__(self, limits: LimitSettings, parsing: Executor) -> None:
+        self._max_bytes = limits.max_body_bytes
+        # In the two prompts these are text; the rest of a request needs but a few.
+        self._max_marks = 2 * limits.max_prompt_chars + _OTHER_MARKS
+        self._parsing = parsing
+        self._room = max(_IN_FLIGHT_BYTES, limits.max_body_bytes)
+
+    @asynccontextmanager
+    async def open(self, request: Request) -> AsyncIterator[dict[str, Any]]:
+        """The request's body as a JSON object; its bytes count as held until the end.
+
+        Raises:
+            ApiError: 415 for another content type or an encoded body, 413 past ``max_body_bytes``,
+                429 while too many bytes are held already, 400 for anything but one JSON object
+                (NaN, Infinity and repeated keys are refused too).
+        """
+        _check_content_type(request)
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_bytes:
+            raise self._too_large()
+        raw, held = bytearray(), 0
+        try:
+            async for part in request.stream():
+                if len(raw) + len(part) > self._max_bytes:
+                    raise self._too_large()
+                raw += part
+                # So that slow uploads of pictures never lock out plain requests.
+                more = max(0, len(raw) - _UNCOUNTED_BYTES) - held
+                if more > self._room:
+                    raise _busy()
+                self._room -= more
+                held += more
+            yield await self._parse(raw)
+        finally:
+            self._room += held
+
+    async def _parse(self, raw: bytearray) -> dict[str, Any]:
+        if len(raw) <= _INLINE_BYTES:
+            return _parse(raw)
+        # Counting is fast; Python objects take up to 30 times the bytes that describe them.
+        if sum(map(raw.count, (b"[", b"{", b","))) > self._max_marks:
+            raise bad_value(
+                None, "the body is not JSON of a request: too many values", code="invalid_json"
+            )
+        return await asyncio.get_running_loop().run_in_executor(self._parsing, _parse, raw)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413, f"the body is larger than {self._max_bytes} bytes", code="body_too_large"
         )
+
+
+def _parse(raw: bytearray) -> dict[str, Any]:
+    """``raw`` as a JSON object; empties ``raw``, so that only one copy is held."""
+    try:
+        text = raw.decode("utf-8")
+        raw.clear()
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except UnicodeDecodeError:
         raise bad_value(None, "the body is not UTF-8", code="invalid_json") from None
     except (ValueError, RecursionError) as error:
@@ -33,6 +96,11 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
         raise bad_value(
             None, f"the body must be a JSON object, got {shorten(value)}", code="invalid_json"
         )
+    for name, item in value.items():
+        # Such text takes four bytes a character; it goes before anything waits with it.
+        if isinstance(item, str) and len(item) > _INLINE_BYTES and not item.isascii():
+            short = shorten_name(name)
+            raise bad_value(short, f"{short}: of this length only base64 is allowed; not ASCII")
     return value
 
 
@@ -53,21 +121,13 @@ def _check_content_type(request: Request) -> None:
         )
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
-        raise _too_large(max_bytes)
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large(max_bytes: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {max_bytes} bytes", code="body_too_large")
+def _busy() -> ApiError:
+    return ApiError(
+        429,
+        "too many large bodies are being read; try again",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _no_constant(word: str) -> NoReturn:

@@ -15,16 +15,15 @@ from starlette.responses import Response
 from deployments.messages import ImageRequest
 from serve_app.api.accept import Accept
 from serve_app.api.answer import image_answer, json_answer
-from serve_app.api.body import read_json_object
+from serve_app.api.body import JsonBodies
 from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.fields import Fields
 from serve_app.api.front import Front, Painter
-from serve_app.api.order import read_order
+from serve_app.api.order import Order, read_order
 from serve_app.routing.dispatcher import DispatchError, Painted
 
 log = logging.getLogger(__name__)
 
-_DECODING_THREADS = 2
 _MAX_QUERY_FIELDS = 64
 
 
@@ -34,7 +33,9 @@ class Imagine:
     def __init__(self, front: Front) -> None:
         self._front = front
         self.fields = Fields.of(front.settings, front.model)
-        self._decoding = ThreadPoolExecutor(_DECODING_THREADS, thread_name_prefix="decode-image")
+        # One thread: what decoding a large picture takes is needed once, not once per core.
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._bodies = JsonBodies(front.settings.limits, self._decoding)
 
     async def handle(self, request: Request) -> Response:
         """Check, paint, answer.
@@ -44,13 +45,7 @@ class Imagine:
         """
         began = time.monotonic()
         front, request_id = self._front, request.state.request_id
-        if request.method == "POST":
-            body = await read_json_object(request, front.settings.limits.max_body_bytes)
-            checked = self.fields.check_body(body)
-        else:
-            checked = self.fields.check_query(_query(request))
-        accept = Accept.parse(", ".join(request.headers.getlist("accept")))
-        order = await read_order(checked, accept, request_id, front, self._decoding)
+        order = await self._read_order(request)
         try:
             painted = await paint_all(front.painter, order.pictures, order.pool)
         except DispatchError as error:
@@ -62,6 +57,15 @@ class Imagine:
         if order.as_json:
             return json_answer(painted, front.model, total_ms)
         return image_answer(painted[0], front.model, total_ms)
+
+    async def _read_order(self, request: Request) -> Order:
+        # On its own, so that the body is let go before the picture is painted.
+        accept = Accept.parse(", ".join(request.headers.getlist("accept")))
+        given = (accept, request.state.request_id, self._front, self._decoding)
+        if request.method != "POST":
+            return await read_order(self.fields.check_query(_query(request)), *given)
+        async with self._bodies.open(request) as body:
+            return await read_order(self.fields.check_body(body), *given)
 
 
 async def paint_all(

@@ -17,7 +17,7 @@ _ERRORS = {
     406: "Accept admits nothing that can be sent.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "The pool's queue is full.",
+    429: "The pool's queue is full, or too many large bodies are being read.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
     504: "`deadline_ms` or the service's own time limit passed.",

@@ -164,6 +164,12 @@ TABLE = [
     Bad("not UTF-8", None, raw=b'{"prompt": "\xff"}', says="UTF-8"),
     Bad("UTF-16", None, raw='{"prompt": "a"}'.encode("utf-16"), says="UTF-8"),
     Bad("deep", None, raw="[" * 90_000, says="not JSON"),
+    *(
+        Bad(f"{depth} deep", "n", raw=f'{GOOD}, "n": {"[" * depth}{"]" * depth}}}', says="integer")
+        for depth in (2, 100, 900)
+    ),
+    Bad("long list", "n", raw=f'{GOOD}, "n": [{"[]," * 50_000}1]}}', says="integer"),
+    Bad("deep key", "n", raw=f'{GOOD}, "n": {{"🎨": [1]}}}}', says="\\U0001f3a8"),
     Bad("oversize", None, raw=GOOD + " " * 200_000 + "}", status=413, says="200000 bytes"),
     Bad("form", None, raw="prompt=a", status=415, headers=(("content-type", "text/plain"),)),
     Bad("gzip", None, raw="x", status=415, headers=(JSON_TYPE, ("content-encoding", "gzip"))),
