@@ -16,6 +16,8 @@ from serve_app.settings import Settings, did_you_mean
 
 Kind = Literal["string", "integer", "number"]
 MAX_SEED = 2**32 - 1
+# LCM picks its steps out of these; diffusers refuses more (original_inference_steps).
+LCM_MAX_STEPS = 50
 MAX_DEADLINE_MS = 86_400_000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -205,7 +207,18 @@ class Fields:
             "type": "object",
             "properties": properties,
             "required": [field.name for field in self.by_name.values() if field.required],
-            "dependentRequired": {"strength": ["image"]},
+            "allOf": [
+                _if_then(
+                    # null counts as absent, so that dependentRequired would not do.
+                    {"strength": {"type": "number"}},
+                    {"image": {"type": "string"}},
+                    required=["image"],
+                ),
+                _if_then(
+                    {"scheduler": {"const": "lcm"}},
+                    {"num_inference_steps": {"maximum": LCM_MAX_STEPS}},
+                ),
+            ],
             "additionalProperties": False,
         }
 
@@ -228,6 +241,16 @@ class Fields:
                 if field.default is not None:
                     values[field.name] = field.default
         return values
+
+
+def _if_then(
+    given: dict[str, Any], then: dict[str, Any], required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """JSON Schema: where all properties of ``given`` are there and match, so must ``then``."""
+    return {
+        "if": {"properties": given, "required": list(given)},
+        "then": {"properties": then, "required": list(required)},
+    }
 
 
 def shorten(value: Any) -> str:
@@ -292,7 +315,8 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
         Field(
             name="num_inference_steps",
             kind="integer",
-            about="Denoising steps (image-to-image runs int(steps * strength) of them).",
+            about="Denoising steps (image-to-image runs int(steps * strength) of them); at most"
+            f" {LCM_MAX_STEPS} with scheduler 'lcm'.",
             low=1,
             high=max(limits.max_steps, defaults.num_inference_steps),
             default=defaults.num_inference_steps,

@@ -13,7 +13,7 @@ from typing import Any
 from deployments.messages import ImageRequest
 from serve_app.api.accept import JSON, Accept
 from serve_app.api.errors import ApiError, bad_value
-from serve_app.api.fields import MAX_SEED
+from serve_app.api.fields import LCM_MAX_STEPS, MAX_SEED
 from serve_app.api.front import Front
 from serve_app.api.pictures import read_start_picture
 from serve_app.settings import did_you_mean
@@ -50,6 +50,7 @@ async def read_order(
     received = time.time()
     count: int = fields["n"]
     as_json = _answer_as_json(count, fields.get("output_format"), accept)
+    _check_lcm_steps(fields)
     strength = _strength(fields)
     pool = _known_pool(fields.get("pool"), front)
     init_rgb = None
@@ -109,6 +110,15 @@ def _answer_as_json(count: int, output_format: str | None, accept: Accept) -> bo
         code="not_acceptable",
         param="output_format" if output_format else None,
     )
+
+
+def _check_lcm_steps(fields: Mapping[str, Any]) -> None:
+    steps: int = fields["num_inference_steps"]
+    if fields["scheduler"] == "lcm" and steps > LCM_MAX_STEPS:
+        raise bad_value(
+            "num_inference_steps",
+            f"num_inference_steps: got {steps}; allowed with scheduler 'lcm': 1 to {LCM_MAX_STEPS}",
+        )
 
 
 def _strength(fields: Mapping[str, Any]) -> float | None:

@@ -47,7 +47,7 @@ def make_settings() -> Settings:
                 "max_width": 256,
                 "min_height": 32,
                 "max_height": 256,
-                "max_steps": 50,
+                "max_steps": 60,
                 "max_guidance": 20,
                 "max_body_bytes": 200_000,
                 "max_image_pixels": 100_000,

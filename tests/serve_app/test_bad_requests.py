@@ -90,7 +90,13 @@ TABLE = [
     Bad("width 400 digits", "width", raw=GOOD + ', "width": 1' + "0" * 400 + "}", says="huge"),
     # steps, guidance, seed
     Bad("no steps", "num_inference_steps", {"num_inference_steps": 0}),
-    Bad("too many steps", "num_inference_steps", {"num_inference_steps": 51}, says="1 to 50"),
+    Bad("too many steps", "num_inference_steps", {"num_inference_steps": 61}, says="1 to 60"),
+    Bad(
+        "lcm steps",
+        "num_inference_steps",
+        {"scheduler": "lcm", "num_inference_steps": 51},
+        says="1 to 50",
+    ),
     Bad("steps text", "num_inference_steps", {"num_inference_steps": "ten"}),
     Bad("negative guidance", "guidance_scale", {"guidance_scale": -0.1}),
     Bad("huge guidance", "guidance_scale", {"guidance_scale": 21}, says="0 to 20"),
@@ -128,6 +134,7 @@ TABLE = [
     Bad("given twice", "prompt", raw='{"prompt": "a", "prompt": "b"}', says="more than once"),
     # start picture
     Bad("strength alone", "strength", {"strength": 0.5}, says="image"),
+    Bad("image null", "strength", {"strength": 0.5, "image": None}, says="image"),
     Bad("strength zero", "strength", {"image": b64(png()), "strength": 0}, says="above 0"),
     Bad("strength 1.1", "strength", {"image": b64(png()), "strength": 1.1}, says="to 1"),
     Bad(
@@ -227,6 +234,13 @@ GET_TABLE: list[tuple[str, str, int, str | None, str]] = [
     ("not UTF-8", "prompt=%ff", 400, None, "query"),
     ("NUL", "prompt=a%00b", 400, "prompt", "NUL"),
     ("many fields", "&".join(f"f{i}=1" for i in range(99)), 400, None, "query"),
+    (
+        "lcm steps",
+        "prompt=a&scheduler=lcm&num_inference_steps=51",
+        400,
+        "num_inference_steps",
+        "50",
+    ),
     ("unknown pool", "prompt=a&pool=tpu", 404, "pool", "declared: gpu, cpu"),
 ]
 

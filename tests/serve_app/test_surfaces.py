@@ -172,6 +172,31 @@ def test_the_request_schema_refuses_what_the_service_refuses(stand: Stand, bad: 
     assert not validator.is_valid({"prompt": "a red circle", **bad.fields})
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"strength": None},
+        {"strength": None, "image": None},
+        {"strength": None, "image": b64(png())},
+        {"strength": 0.5, "image": b64(png())},
+        {"image": b64(png())},
+        {"scheduler": "lcm", "num_inference_steps": 50},
+        {"scheduler": "lcm", "num_inference_steps": None},
+        {"scheduler": None, "num_inference_steps": 60},
+        {"num_inference_steps": 60},
+    ],
+    ids=lambda fields: ",".join(fields),
+)
+def test_the_request_schema_admits_what_the_service_admits(
+    stand: Stand, fields: dict[str, Any]
+) -> None:
+    body = {"prompt": "a red circle", **fields}
+    document = Document(stand)
+    schema = document.document["components"]["schemas"]["ImagineRequest"]
+    document.validator(schema).validate(body)
+    assert stand.client.post("/imagine", json=body).status_code == 200
+
+
 def test_openapi_describes_every_route(stand: Stand) -> None:
     inner: Any = create_app(stand.front)
     routes = {route.path for route in inner._app.routes}
