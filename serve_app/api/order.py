@@ -127,8 +127,9 @@ def _strength(fields: Mapping[str, Any]) -> float | None:
         if "strength" in fields:
             raise bad_value("strength", "strength: only allowed together with image")
         return None
-    strength: float = fields.get("strength", DEFAULT_STRENGTH)
     steps: int = fields["num_inference_steps"]
+    # A default must leave at least one step to run.
+    strength: float = fields.get("strength", max(DEFAULT_STRENGTH, 1 / steps))
     if int(steps * strength) < 1:
         raise bad_value(
             "strength",
