@@ -39,15 +39,11 @@ class Accept:
 
     @property
     def prefers_json(self) -> bool:
-        """Whether JSON is asked for by name and no image type is more welcome."""
+        """Whether JSON is asked for by name and no image type that can be sent is more welcome."""
         named = any(media == JSON for media, _ in self.ranges)
         quality = self.quality(JSON)
-        return named and quality > 0 and quality >= self._best_named_image()
+        return named and quality > 0 and quality >= max(map(self.quality, MEDIA_TYPES.values()))
 
     def first_image(self) -> OutputFormat | None:
         """The first output format that is admitted, png first; ``None`` if none is."""
         return next((name for name, media in MEDIA_TYPES.items() if self.quality(media)), None)
-
-    def _best_named_image(self) -> float:
-        named = (quality for media, quality in self.ranges if media.startswith("image/"))
-        return max(named, default=0.0)

@@ -126,6 +126,10 @@ def test_several_pictures(stand: Stand) -> None:
         ("image/png, application/json;q=0.5", "image/png"),
         ("image/png;q=0.5, application/json", "application/json"),
         ("application/json;q=0, */*", "image/png"),
+        ("application/json;q=0.5, */*", "image/png"),
+        ("application/json;q=0.5, image/*;q=0.6", "image/png"),
+        ("application/json;q=0.5, */*;q=0.4", "application/json"),
+        ("image/avif, application/json;q=0.5", "application/json"),
         ("application/*", "application/json"),
         ("APPLICATION/JSON", "application/json"),
         ("application/json;q=banana", "application/json"),
@@ -158,6 +162,14 @@ def test_a_start_picture_of_the_right_size_is_untouched(stand: Stand) -> None:
     (sent,) = stand.painter.requests
     assert sent.init_rgb == Image.open(io.BytesIO(data)).tobytes()
     assert sent.strength == 0.8
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.8), (50, 0.8)])
+def test_the_default_strength_leaves_a_step_to_run(
+    stand: Stand, steps: int, strength: float
+) -> None:
+    assert post(stand, image=b64(png()), num_inference_steps=steps).status_code == 200
+    assert stand.painter.requests[0].strength == strength
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
