@@ -242,9 +242,10 @@ def _forget(answer: asyncio.Future[ImageResult | ImageFailure]) -> None:
 
 def _from_failure(failure: ImageFailure) -> DispatchError:
     waits: dict[str, int] = {"overloaded": _BUSY_RETRY_AFTER_S, "device_error": _RETRY_AFTER_S}
+    late = failure.code == "deadline_exceeded"
     return DispatchError(
         failure.code,
         failure.message,
-        param=failure.param,
+        param="deadline_ms" if late else failure.param,
         retry_after_s=waits.get(failure.code),
     )
