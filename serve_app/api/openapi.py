@@ -236,6 +236,7 @@ _POOLS = _object(
                     "available": _BOOLEAN,
                     "reason": _TEXT_OR_NULL,
                     "ready_replicas": _COUNT,
+                    "updating_replicas": _COUNT,
                     "starting_replicas": _COUNT,
                     "draining_replicas": _COUNT,
                     "max_replicas": _COUNT,

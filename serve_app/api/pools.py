@@ -32,6 +32,7 @@ class Pools:
                         "available": pool.available,
                         "reason": pool.why_unavailable or None,
                         "ready_replicas": pool.ready,
+                        "updating_replicas": pool.state.updating,
                         "starting_replicas": pool.state.starting,
                         "draining_replicas": pool.state.draining,
                         "max_replicas": pool.max_replicas,

@@ -11,7 +11,9 @@ from serve_app.routing.snapshot import PoolState
 
 log = logging.getLogger(__name__)
 
-_STARTING = ("STARTING", "UPDATING", "RECOVERING")
+# Serve routes to a replica on a node that drains until its successor runs.
+_READY = ("RUNNING", "PENDING_MIGRATION")
+_UPDATING = ("UPDATING", "RECOVERING")
 
 
 class Availability:
@@ -84,9 +86,10 @@ def serve_states(app_name: str) -> dict[str, PoolState]:
     for name, deployment in application.deployments.items():
         counts = {str(getattr(k, "value", k)): n for k, n in deployment.replica_states.items()}
         states[name] = PoolState(
-            ready=counts.get("RUNNING", 0),
-            draining=counts.get("STOPPING", 0) + counts.get("PENDING_MIGRATION", 0),
-            starting=sum(counts.get(state, 0) for state in _STARTING),
+            ready=sum(counts.get(state, 0) for state in _READY),
+            updating=sum(counts.get(state, 0) for state in _UPDATING),
+            draining=counts.get("STOPPING", 0),
+            starting=counts.get("STARTING", 0),
             status=str(getattr(deployment.status, "value", deployment.status)),
             message=deployment.message,
         )

@@ -11,6 +11,8 @@ class PoolState:
 
     Attributes:
         ready: replicas that run and take requests.
+        updating: replicas that work on but are sent nothing: Serve reconfigures them in place, or
+            its restarted controller has yet to find them again.
         draining: replicas that finish their requests and then stop.
         starting: replicas being scheduled or loading the model.
         status: Serve's word for the deployment, e.g. ``"HEALTHY"``.
@@ -18,6 +20,7 @@ class PoolState:
     """
 
     ready: int = 0
+    updating: int = 0
     draining: int = 0
     starting: int = 0
     status: str = "UNKNOWN"
@@ -57,13 +60,15 @@ class PoolSnapshot:
     @property
     def gone(self) -> bool:
         """Whether no replica is left that could still finish a request."""
-        return self.state.ready == 0 and self.state.draining == 0
+        return not (self.state.ready or self.state.updating or self.state.draining)
 
     @property
     def why_unavailable(self) -> str:
         """A sentence for people; ``""`` when the pool is available."""
         if self.available:
             return ""
+        if self.state.updating:
+            return f"{self.state.updating} replica(s) being reconfigured or found again"
         if self.state.starting:
             return f"{self.state.starting} replica(s) starting"
         if self.state.status == "UNHEALTHY":

@@ -56,7 +56,9 @@ def make_settings() -> Settings:
     )
 
 
-def snapshot(name: str, *, ready: int = 1, weight: float = 1, draining: int = 0) -> PoolSnapshot:
+def snapshot(
+    name: str, *, ready: int = 1, weight: float = 1, draining: int = 0, updating: int = 0
+) -> PoolSnapshot:
     """A pool as the router sees it."""
     return PoolSnapshot(
         name=name,
@@ -64,7 +66,7 @@ def snapshot(name: str, *, ready: int = 1, weight: float = 1, draining: int = 0)
         framework="cpu",
         weight=weight,
         max_replicas=4,
-        state=PoolState(ready=ready, draining=draining, status="HEALTHY"),
+        state=PoolState(ready=ready, updating=updating, draining=draining, status="HEALTHY"),
     )
 
 

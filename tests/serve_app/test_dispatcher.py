@@ -235,7 +235,8 @@ async def test_a_pool_whose_last_replica_is_gone_is_left() -> None:
     assert bench.log == ["send a", "cancel a", "send b"]
 
 
-async def test_a_draining_pool_may_finish() -> None:
+@pytest.mark.parametrize("state", ["draining", "updating"])
+async def test_a_pool_that_takes_nothing_new_may_finish(state: str) -> None:
     async def slowly() -> Answer:
         await asyncio.sleep(0.2)
         return RESULT
@@ -243,7 +244,7 @@ async def test_a_draining_pool_may_finish() -> None:
     bench = Bench(a=[slowly], b=[])
     task = asyncio.ensure_future(bench.dispatcher.paint(request()))
     await asyncio.sleep(0.05)
-    bench.pools.now = [snapshot("a", weight=90, ready=0, draining=1), snapshot("b")]
+    bench.pools.now = [snapshot("a", weight=90, ready=0, **{state: 1}), snapshot("b")]
     assert (await task).pool.name == "a"
 
 

@@ -29,10 +29,10 @@ class Response:
         self.cancelled = False
 
     def __await__(self) -> Any:
+        yield from ()
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
-        yield
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -82,13 +82,22 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
     def deployment(status: str, **counts: int) -> Any:
         return SimpleNamespace(status=status, message="m", replica_states=counts)
 
-    cpu = deployment("HEALTHY", RUNNING=2, STARTING=1, RECOVERING=1, STOPPING=3)
+    cpu = deployment(
+        "HEALTHY",
+        RUNNING=2,
+        PENDING_MIGRATION=4,
+        UPDATING=5,
+        RECOVERING=1,
+        STARTING=7,
+        STOPPING=3,
+        STOPPED=9,
+    )
     application = SimpleNamespace(deployments={"cpu": cpu, "gpu": deployment("UPSCALING")})
     status = SimpleNamespace(applications={"imagine": application})
     monkeypatch.setattr("ray.serve.status", lambda: status)
     states = serve_states("imagine")
     assert states["cpu"] == PoolState(
-        ready=2, draining=3, starting=2, status="HEALTHY", message="m"
+        ready=6, updating=6, draining=3, starting=7, status="HEALTHY", message="m"
     )
     assert states["gpu"].ready == 0
     assert serve_states("other") == {}
