@@ -17,6 +17,10 @@ _UPSCALE_DELAY_S = 1.0
 _DOWNSCALE_DELAY_S = 60.0
 # Serve asks this often whether a stopping replica is idle; its 2 s are most of a Ctrl-C's time.
 _SHUTDOWN_POLL_S = 0.5
+# Three failures in a row have a replica replaced, so a dead device is gone in some 6 s. A check
+# that does not answer is more often a busy machine than a hung process: that takes 30 s.
+_HEALTH_CHECK_PERIOD_S = 2.0
+_HEALTH_CHECK_TIMEOUT_S = 10.0
 
 
 def build(args: Settings | Mapping[str, Any]) -> Application:
@@ -47,8 +51,11 @@ def bind_pool(name: str, pool: PoolSettings, settings: Settings) -> Application:
         name=name,
         autoscaling_config=autoscaling_config(pool),
         ray_actor_options=actor_options(pool),
-        # The engine queues and refuses by itself; Serve must never hold requests back from it.
-        max_ongoing_requests=engine.max_rows + engine.max_queued,
+        # The engine queues and refuses by itself, from max_rows + max_queued requests on. Serve
+        # must deliver the one that it refuses, not hold it back: hence twice as many.
+        max_ongoing_requests=2 * (engine.max_rows + engine.max_queued),
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=_SHUTDOWN_POLL_S,
     )
     return deployment.bind(replica_options(name, pool, settings))

@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments.messages import ImageFailure
 from serve_app.api.front import Front
-from serve_app.app import actor_options, autoscaling_config, build, replica_options
+from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
 from serve_app.routing.availability import serve_states
 from serve_app.routing.directory import PoolDirectory
@@ -181,4 +181,20 @@ def test_the_builder_makes_one_deployment_per_pool() -> None:
         "gpu": "gpu",
         "cpu": "cpu",
     }
-    assert pools["gpu"]._bound_deployment.max_ongoing_requests == 10
+
+
+def test_serve_delivers_what_the_engine_refuses() -> None:
+    settings = Settings.parse(RAW)
+    for name, pool in settings.pools.items():
+        bound: Any = bind_pool(name, pool, settings)
+        refused_from = pool.engine.max_rows + pool.engine.max_queued
+        # Clearly more: several requests may be on their way when the engine fills up.
+        assert bound._bound_deployment.max_ongoing_requests >= 1.5 * refused_from
+
+
+def test_a_dead_device_is_found_soon() -> None:
+    settings = Settings.parse(RAW)
+    bound: Any = bind_pool("gpu", settings.pools["gpu"], settings)
+    config = bound._bound_deployment._deployment_config
+    assert config.health_check_period_s <= 2
+    assert config.health_check_period_s < config.health_check_timeout_s <= 10
