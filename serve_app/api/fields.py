@@ -364,8 +364,8 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
         Field(
             name="strength",
             kind="number",
-            about="How much of the start picture is repainted; needs image (default then 0.8, or 1 for a"
-            " single step).",
+            about="How much of the start picture is repainted; needs image (default then 0.8,"
+            " or 1 for a single step).",
             above=0,
             high=1,
             in_query=False,

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
 _BUSY_RETRY_AFTER_S = 1
+_ASIDE_S = 5.0  # about the time Serve needs to take a replica with a dead device away
 
 DispatchCode = Literal[
     "unavailable",  # no pool (or not the pinned one) has a ready replica
@@ -104,8 +105,11 @@ class Dispatcher:
 
     A request is sent again, once, when its replica was lost or the pool answered with a
     retryable failure: to the next ranked pool, or to the same one if there is no other. The
-    request is the same, so the picture is. Every way out (answer, error, time limit,
-    cancellation by the caller) leaves no work behind at the replica that was left.
+    request is the same, so the picture is. A pool with a device error is set aside for a while,
+    as long as another is available: a replica that fails at once would draw all requests.
+
+    Every way out (answer, error, time limit, cancellation by the caller) leaves no work behind at
+    the replica that was left.
 
     Args:
         handles: one handle per pool.
@@ -113,6 +117,7 @@ class Dispatcher:
         policy: ranks the available pools.
         timeout_s: seconds from ``paint`` to its answer, retry included.
         watch_s: seconds between two checks that the pool in use still has a replica.
+        aside_s: seconds for which a pool is set aside after a device error.
     """
 
     def __init__(
@@ -123,12 +128,15 @@ class Dispatcher:
         *,
         timeout_s: float,
         watch_s: float = 1.0,
+        aside_s: float = _ASIDE_S,
     ) -> None:
         self._handles = handles
         self._pools = pools
         self._policy = policy
         self._timeout_s = timeout_s
         self._watch_s = watch_s
+        self._aside_s = aside_s
+        self._aside_until: dict[str, float] = {}
 
     async def paint(self, request: ImageRequest, pin: str | None = None) -> Painted:
         """Get ``request`` painted, on the pool ``pin`` only if given.
@@ -138,11 +146,11 @@ class Dispatcher:
             asyncio.CancelledError: the caller was cancelled; so is the replica's work.
         """
         limit = _Limit.of(self._timeout_s, request.deadline)
-        ranking = [pin] if pin is not None else self._policy.rank(self._pools.snapshots())
+        ranking = [pin] if pin is not None else self._policy.rank(self._preferred())
         failed: DispatchError | None = None
         # The retry goes to the next pool; to the same one only if there is no other.
         for candidates in (ranking, ranking[1:] + ranking[:1]):
-            pool = self._first_available(candidates)
+            pool = self._first_available(sorted(candidates, key=self._is_aside))
             if pool is None:
                 break
             try:
@@ -158,9 +166,19 @@ class Dispatcher:
             if isinstance(answer, ImageResult):
                 return Painted(result=answer, pool=pool)
             failed = _from_failure(answer)
+            if answer.code == "device_error":
+                self._aside_until[pool.name] = time.monotonic() + self._aside_s
             if not answer.retryable:
                 break
         raise failed or self._unavailable(pin)
+
+    def _preferred(self) -> list[PoolSnapshot]:
+        """The available pools that are not set aside; when all are, all of them."""
+        available = [pool for pool in self._pools.snapshots() if pool.available]
+        return [pool for pool in available if not self._is_aside(pool.name)] or available
+
+    def _is_aside(self, name: str) -> bool:
+        return time.monotonic() < self._aside_until.get(name, 0.0)
 
     def _first_available(self, names: Sequence[str]) -> PoolSnapshot | None:
         """The first of ``names`` that has a ready replica now."""

@@ -104,7 +104,12 @@ class Bench:
         weights = {"a": 90, "b": 10}
         self.pools = Pools([snapshot(name, weight=weights[name]) for name in scripts])
         self.dispatcher = Dispatcher(
-            self.handles, self.pools, WeightedPolicy(), timeout_s=timeout_s, watch_s=0.01
+            self.handles,
+            self.pools,
+            WeightedPolicy(),
+            timeout_s=timeout_s,
+            watch_s=0.01,
+            aside_s=0.2,
         )
 
     async def error(self, **kwargs: Any) -> DispatchError:
@@ -153,6 +158,40 @@ async def test_a_pinned_request_never_leaves_its_pool() -> None:
 async def test_a_retryable_failure_is_retried_elsewhere() -> None:
     bench = Bench(a=[fail("device_error", retryable=True)], b=[paint])
     assert (await bench.dispatcher.paint(request())).pool.name == "b"
+
+
+async def test_a_pool_with_a_device_error_is_set_aside_for_a_while() -> None:
+    bench = Bench(a=[fail("device_error", retryable=True), paint], b=[paint] * 4)
+    for _ in range(4):
+        assert (await bench.dispatcher.paint(request())).pool.name == "b"
+    assert bench.log.count("send a") == 1
+    await asyncio.sleep(0.25)
+    assert (await bench.dispatcher.paint(request())).pool.name == "a"
+
+
+async def test_the_retry_avoids_a_pool_set_aside_meanwhile() -> None:
+    async def later() -> Answer:
+        await asyncio.sleep(0.05)
+        raise ReplicaLostError("late")
+
+    bench = Bench(a=[later, paint], b=[fail("device_error", retryable=True)] * 2)
+    first = asyncio.ensure_future(bench.dispatcher.paint(request()))
+    await asyncio.sleep(0.01)
+    assert (await bench.error(pin="b")).code == "device_error"
+    assert (await first).pool.name == "a"
+
+
+async def test_the_only_available_pool_is_never_set_aside() -> None:
+    bench = Bench(a=[fail("device_error", retryable=True), paint, paint], b=[])
+    bench.pools.now = [snapshot("a", weight=90), snapshot("b", ready=0)]
+    for _ in range(2):
+        assert (await bench.dispatcher.paint(request())).pool.name == "a"
+
+
+async def test_a_pinned_request_goes_to_a_pool_set_aside() -> None:
+    bench = Bench(a=[fail("device_error", retryable=True), paint], b=[paint])
+    await bench.dispatcher.paint(request())
+    assert (await bench.dispatcher.paint(request(), pin="a")).pool.name == "a"
 
 
 @pytest.mark.parametrize(
