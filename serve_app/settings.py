@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from deployments.options import Admission, DType, Framework
 
@@ -149,7 +157,8 @@ class PoolSettings(_Strict):
         resources: what Ray reserves for each replica.
         weight: share of the traffic relative to the other available pools; a pool of weight 0
             is used only when no pool with a positive weight is available.
-        min_replicas: replicas kept while the hardware is present.
+        min_replicas: replicas kept while the hardware is present; when absent, 1 for a pool that
+            any machine can host and 0 for one that needs special resources.
         max_replicas: most replicas.
         engine: the engine's settings.
     """
@@ -158,9 +167,18 @@ class PoolSettings(_Strict):
     framework: Framework
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     weight: Weight = 1
-    min_replicas: int = Field(default=0, ge=0, le=1000)
+    min_replicas: int = Field(default=None, ge=0, le=1000)  # type: ignore[assignment]
     max_replicas: int = Field(default=1, ge=1, le=1000)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+
+    @field_validator("min_replicas", mode="before")
+    @classmethod
+    def _one_on_any_machine(cls, value: Any, info: ValidationInfo) -> Any:
+        # A plain pool has nothing that could bring it up from 0.
+        if value is not None:
+            return value
+        resources = info.data.get("resources")
+        return 1 if resources is not None and not resources.special else 0
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> PoolSettings:

@@ -48,27 +48,33 @@ class Seen:
 def decide(pools: Mapping[str, PoolNeed], seen: Seen) -> dict[str, int]:
     """The replica count for each pool.
 
-    A pool without special needs keeps its minimum. The others take turns, in the order given,
-    placing one replica after the other on the first node that has room, up to their maximum; so
-    pools that need the same hardware share it. A pool whose framework cannot run gets 0.
+    A pool without special needs keeps its minimum, even where that does not fit. The others take
+    turns, in the order given, placing one replica after the other on the first node that has
+    room, up to their maximum; so pools that need the same hardware share it. Each gets its first
+    replica before the plain pools' minimum takes up room, as accelerators must not idle for want
+    of a core. A pool whose framework cannot run gets 0.
     """
     runnable = {name: pool for name, pool in pools.items() if pool.framework in seen.frameworks}
     targets = dict.fromkeys(pools, 0)
     rooms = [dict(node) for node in seen.nodes]
-    for name, pool in runnable.items():
-        if not pool.special:
-            targets[name] = pool.min_replicas
-            for _ in range(pool.min_replicas):
-                # Reserve what it needs; it is kept even where that does not fit.
-                _place(pool.needs, rooms)
     growing = [name for name, pool in runnable.items() if pool.special]
-    while growing:
+
+    def take_turns() -> None:
         for name in list(growing):
             full = targets[name] >= runnable[name].max_replicas
             if full or not _place(runnable[name].needs, rooms):
                 growing.remove(name)
             else:
                 targets[name] += 1
+
+    take_turns()
+    for name, pool in runnable.items():
+        if not pool.special:
+            targets[name] = pool.min_replicas
+            for _ in range(pool.min_replicas):
+                _place(pool.needs, rooms)
+    while growing:
+        take_turns()
     return targets
 
 

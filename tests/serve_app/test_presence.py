@@ -40,6 +40,7 @@ GPU = need(CPU=1, GPU=1)
 NEURON = need("neuron", CPU=1, neuron_cores=2)
 CPU = need("cpu", low=1, high=3, CPU=1)
 POOLS = {"gpu": GPU, "neuron": NEURON, "cpu": CPU}
+NONE = {"gpu": 0, "neuron": 0, "cpu": 1}
 
 TABLE: list[tuple[str, dict[str, PoolNeed], Seen, dict[str, int]]] = [
     ("laptop", POOLS, Seen([LAPTOP], ALL), {"gpu": 0, "neuron": 0, "cpu": 1}),
@@ -71,6 +72,13 @@ TABLE: list[tuple[str, dict[str, PoolNeed], Seen, dict[str, int]]] = [
         {"cpu": CPU, "gpu": GPU},
         Seen([{"CPU": 2.0, "GPU": 4.0}], ALL),
         {"cpu": 1, "gpu": 1},
+    ),
+    ("one core and a GPU", POOLS, Seen([{"CPU": 1.0, "GPU": 1.0}], ALL), {**NONE, "gpu": 1}),
+    (
+        "three cores for two GPUs and the minimum",
+        {"cpu": CPU, "gpu": GPU},
+        Seen([{"CPU": 3.0, "GPU": 4.0}], ALL),
+        {"cpu": 1, "gpu": 2},
     ),
     (
         "made-up hardware under framework cpu",

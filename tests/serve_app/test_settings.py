@@ -86,6 +86,26 @@ def test_smallest_settings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "replicas"),
+    [
+        ({}, 1),
+        ({"resources": {"num_cpus": 4}}, 1),
+        ({"min_replicas": None}, 1),
+        ({"min_replicas": 0}, 0),
+        ({"resources": {"num_gpus": 1}}, 0),
+        ({"resources": {"resources": {"neuron_cores": 2}}}, 0),
+        ({"resources": {"num_gpus": 1}, "min_replicas": 2, "max_replicas": 2}, 2),
+    ],
+)
+def test_a_pool_that_any_machine_can_host_has_a_replica_by_default(
+    changes: dict[str, Any], replicas: int
+) -> None:
+    settings = Settings.parse(with_pool(**changes))
+    assert settings.pools["cpu"].min_replicas == replicas
+    assert Settings.parse(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(
     "bad",
     [{"weights": {"nope": 1}}, {"weights": {"cpu": -1}}, {"weight": {}}, [1], {"weights": 3}],
 )
