@@ -217,6 +217,15 @@ def test_bad_post(stand: Stand, bad: Bad) -> None:
     assert stand.painter.requests == []
 
 
+def test_no_depth_is_an_internal_error(stand: Stand) -> None:
+    # Around where the parser itself gives up, which is not the same depth everywhere.
+    for depth in range(800, 1000, 2):
+        body = f'{GOOD}, "n": {"[" * depth}{"]" * depth}}}'
+        response = stand.client.post("/imagine", content=body, headers=dict([JSON_TYPE]))
+        assert response.status_code == 400, depth
+        assert response.json()["error"]["param"] in ("n", None)
+
+
 GET_TABLE: list[tuple[str, str, int, str | None, str]] = [
     ("no prompt", "", 400, "prompt", "missing"),
     ("twice", "prompt=a&prompt=b", 400, "prompt", "more than once"),

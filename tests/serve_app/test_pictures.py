@@ -44,14 +44,18 @@ def test_a_large_picture_is_refused_by_default() -> None:
         read_start_picture(text, 512, 512, MAX_PIXELS)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("P", "PNG"), ("RGBA", "WEBP")])
-def test_decoding_the_largest_picture_takes_little_memory(mode: str, kind: str) -> None:
-    code = f"""
-import base64, io, resource
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' /proc")
+@pytest.mark.parametrize(("mode", "kind", "megabytes"), [("RGBA", "PNG", 50), ("RGBA", "WEBP", 85)])
+def test_decoding_the_largest_picture_takes_little_memory(
+    mode: str, kind: str, megabytes: float
+) -> None:
+    code = rf"""
+import base64, io, re
 from PIL import Image
 from serve_app.api.pictures import read_start_picture
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a child inherits from its parent.
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 out = io.BytesIO()
 Image.new({mode!r}, (64, 64)).save(out, {kind!r})
 read_start_picture(base64.b64encode(out.getvalue()).decode(), 64, 64, 4096)
@@ -70,7 +74,7 @@ print(peak() - before)
         timeout=120,
         check=True,
     )
-    assert float(done.stdout) < 85
+    assert float(done.stdout) < megabytes
 
 
 def test_a_large_jpeg_decoded_small_looks_the_same() -> None:
