@@ -143,7 +143,7 @@ class PoolReplica:
                 decode=(now - job.denoised) * 1000,
                 total=(now - job.arrived) * 1000,
             ),
-            truncated=job.text.positive.truncated,
+            truncated=job.text.truncated,
             unknown_words=self._unknown_words(request.prompt),
         )
 

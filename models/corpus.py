@@ -15,6 +15,7 @@ from models.checkpoint import TrainingError, load, save
 from models.scenes import SIZE, draw_training_scene, render
 
 _FIT = 2000  # pictures that the latents' basis is fitted on
+_EACH = 7  # one picture of so many is kept for the decoder; odd, so that both sorts are
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -61,22 +62,25 @@ def build(
     folder: Path, count: int, seed: int, basis: latents.Basis | None = None, wobble: int = 2
 ) -> None:
     """Write basis.safetensors, latents.npy (float16 [N, 16, 8, 8]), captions.json and
-    pictures.npy (uint8 [N/6, 64, 64, 3]); does nothing where they all exist.
+    pictures.npy (uint8 [N/7, 64, 64, 3]); does nothing where they all exist.
+
+    Things lie in their usual places in the even scenes and up to `wobble` pixels beside them in the
+    odd ones: the UNet begins with the even ones, from which it learns shapes sooner.
     """
     if (folder / "captions.json").exists():
         return
-    need_space(folder, count * 2048 + count // 6 * 12288 + (64 << 20))
+    need_space(folder, count * 2048 + count // _EACH * 12288 + (64 << 20))
     rng = random.Random(seed)
     texts: list[str] = []
-    kept = np.empty((max(count // 6, min(count, _FIT)), SIZE, SIZE, 3), np.uint8)
+    kept = np.empty((-(-count // _EACH), SIZE, SIZE, 3), np.uint8)
     codes = np.empty((count, latents.CHANNELS, SIZE // 8, SIZE // 8), np.float16)
     block: list[Any] = []
     for k in range(count):
-        scene = draw_training_scene(rng, wobble)
+        scene = draw_training_scene(rng, wobble if k % 2 else 0)
         picture = render(scene)
         texts.append(captions.caption(rng, scene))
-        if k < len(kept):
-            kept[k] = picture
+        if k % _EACH == 0:
+            kept[k // _EACH] = picture
         block.append(picture)
         last = k + 1 == count
         if len(block) == _FIT or last:

@@ -19,6 +19,7 @@ from models import checkpoint
 
 _SAVE_EVERY = 60.0  # seconds
 _WARM_UP = 100  # steps
+_LONGEST = 5.0  # seconds a step can count; one that takes longer was suspended meanwhile
 
 
 class InterruptedTrainingError(Exception):
@@ -125,7 +126,7 @@ class Loop:
                         list(self.ema.values()), [state[k] for k in self.ema], 1 - decay
                     )
                 now = time.monotonic()
-                self.spent += now - began
+                self.spent += min(now - began, _LONGEST)
                 one = float(value.detach())
                 recent = one if math.isnan(recent) else 0.98 * recent + 0.02 * one
                 if not math.isfinite(one):

@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
 def _shares(minutes: float) -> dict[str, float]:
     """Seconds per timed stage; unet gets what the ones before it leave."""
     total = 60 * minutes
-    text = min(0.08 * total, 210.0)
-    return {"text": text, "decoder": min(0.4 * total, 1200.0), "unet": total - text}
+    text = min(0.08 * total, 360.0)
+    return {"text": text, "decoder": min(0.4 * total, 1500.0), "unet": total - text}
 
 
 def prepare(out: Path, init: Path | None) -> None:

@@ -43,6 +43,11 @@ class PipelineBackend:
         self.pipe: Any = pipe
         self.device = device
         unet = self.pipe.unet.config
+        size_conditioned = unet.addition_embed_type == "text_time"
+        # SDXL's VAE overflows in half precision. Cast once: encoding and decoding share it and run
+        # in two threads.
+        if size_conditioned and dtype == torch.float16 and pipe.vae.config.force_upcast:
+            pipe.vae.to(torch.float32)
         self.facts = BackendFacts(
             device=str(device),
             dtype=dtype,
@@ -50,7 +55,7 @@ class PipelineBackend:
             scale_factor=self.pipe.vae_scale_factor,
             scheduler=self.pipe.scheduler,
             guidance_embedding_dim=unet.time_cond_proj_dim,
-            size_conditioned=unet.addition_embed_type == "text_time",
+            size_conditioned=size_conditioned,
             fixed_rows=fixed_rows,
             decode_batch=decode_batch,
             overlap_decode=overlap_decode,
@@ -60,9 +65,12 @@ class PipelineBackend:
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> TextEmbedding:
         """Encode one text with the pipeline's own ``encode_prompt``."""
-        tokenizer = self.pipe.tokenizer
-        window = tokenizer.model_max_length
-        truncated = len(tokenizer(text, truncation=False, verbose=False).input_ids) > window
+        truncated = any(
+            len(tokenizer(text, truncation=False, verbose=False).input_ids)
+            > tokenizer.model_max_length
+            for tokenizer in (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None))
+            if tokenizer is not None
+        )
         encoded = self.pipe.encode_prompt(
             prompt=text,
             device=self.device,
@@ -77,15 +85,8 @@ class PipelineBackend:
         """Sample the VAE's posterior as diffusers' image-to-image pipelines do."""
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess(Image.fromarray(rgb))
-        pixels = pixels.to(device=self.device, dtype=self.facts.dtype)
-        upcast = self.facts.dtype == torch.float16 and vae.config.force_upcast
-        if upcast:
-            vae.to(torch.float32)
-            pixels = pixels.float()
-        latent = vae.encode(pixels).latent_dist.sample(generator)
-        if upcast:
-            vae.to(self.facts.dtype)
-        latent = latent.to(self.facts.dtype)
+        pixels = pixels.to(device=self.device, dtype=vae.dtype)
+        latent = vae.encode(pixels).latent_dist.sample(generator).to(self.facts.dtype)
         mean, std = self._latent_statistics(latent)
         if mean is not None and std is not None:
             latent = (latent - mean) * vae.config.scaling_factor / std
@@ -114,18 +115,13 @@ class PipelineBackend:
     def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8]]:
         """One VAE call; rounding as diffusers' image processor does it."""
         vae = self.pipe.vae
-        upcast = self.facts.dtype == torch.float16 and vae.config.force_upcast
-        if upcast:
-            self.pipe.upcast_vae()
-            latents = latents.to(next(iter(vae.post_quant_conv.parameters())).dtype)
+        latents = latents.to(vae.dtype)
         mean, std = self._latent_statistics(latents)
         if mean is not None and std is not None:
             latents = latents * std / vae.config.scaling_factor + mean
         else:
             latents = latents / vae.config.scaling_factor
         pixels = vae.decode(latents, return_dict=False)[0]
-        if upcast:
-            vae.to(self.facts.dtype)
         arrays = self.pipe.image_processor.postprocess(pixels, output_type="np")
         return [(array * 255).round().astype(np.uint8) for array in arrays]
 

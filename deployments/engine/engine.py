@@ -179,7 +179,11 @@ class Engine:
         if job.cancelled:
             job.fail("generation_failed", "cancelled")
         elif job.expired(time.time()):
-            job.fail("deadline_exceeded", "the deadline passed before the picture was finished")
+            job.fail(
+                "deadline_exceeded",
+                "the deadline passed before the picture was finished",
+                param="deadline_ms",
+            )
         else:
             return False
         return True

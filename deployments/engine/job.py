@@ -24,6 +24,11 @@ class Conditioning:
     time_ids: torch.Tensor | None
     timestep_cond: torch.Tensor | None
 
+    @property
+    def truncated(self) -> bool:
+        """Whether a text was longer than its encoder's window."""
+        return self.positive.truncated or (self.negative is not None and self.negative.truncated)
+
 
 @dataclass(slots=True, eq=False)
 class Job:
