@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -39,6 +41,20 @@ class Service:
         """One pool as ``/pools`` shows it."""
         pools: list[dict[str, Any]] = self.client.get("/pools").json()["pools"]
         return next(pool for pool in pools if pool["name"] == name)
+
+
+def replica_process(deployment: str) -> psutil.Process:
+    """The one replica of ``deployment`` among the processes that this one has started."""
+    title = re.compile(rf"ray::ServeReplica:imagine:{deployment}\b")
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if title.match(" ".join(process.cmdline())):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue  # gone since it was listed
+    (process,) = found
+    return process
 
 
 def wait_for(what: str, check: Callable[[], bool], timeout_s: float = START_S) -> None:

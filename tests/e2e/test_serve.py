@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import ROOT, Service, wait_for
+from tests.e2e.conftest import ROOT, Service, replica_process, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -161,6 +161,22 @@ async def test_a_deadline_and_a_client_that_leaves_free_the_replica(service: Ser
         # Had the replica gone on with 8 such pictures, this would wait for them.
         after = await client.post("/imagine", json={"prompt": "a", "deadline_ms": 30_000})
         assert after.status_code == 200, after.text
+
+
+def mapped(pid: int, name: str) -> set[str]:
+    """Files mapped by the process ``pid`` whose path contains ``name``."""
+    lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    return {path for line in lines if name in (path := line.split(maxsplit=5)[-1])}
+
+
+def test_the_ingress_never_loads_libtorch(service: Service) -> None:
+    # After every kind of request, so that late imports show too.
+    assert service.post(image=start_picture(), output_format="webp").status_code == 200
+    assert service.post(n=2, scheduler="unipc").status_code == 200
+    assert service.post(width=65).status_code == 400
+    # A replica shows that the search finds what it looks for.
+    assert mapped(replica_process("cpu").pid, "libtorch")
+    assert mapped(replica_process("Ingress").pid, "libtorch") == set()
 
 
 def test_an_unavailable_pool_is_refused_at_once(service: Service) -> None:
