@@ -58,6 +58,7 @@ class PoolReplica:
             backend,
             self._finish,
             max_rows=choose_rows(self.step_costs),
+            reference_pixels=defaults.width * defaults.height,
             max_queued=options.max_queued,
             admission=options.admission,
         )

@@ -61,7 +61,7 @@ class BackendFacts:
         size_conditioned: SDXL's added conditioning is wanted.
         fixed_rows: the graph runs exactly this many rows (idle ones padded), or ``None``.
         decode_batch: most latents decoded in one call.
-        overlap_decode: decoding runs beside denoising without slowing it (a second stream).
+        overlap_decode: decode in a thread beside the steps, not between them.
         zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
     """
 
@@ -95,6 +95,9 @@ class Backend(Protocol):
         """Predict noise (or velocity) for every row: shaped as ``batch.latents``."""
         ...
 
-    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8]]:
-        """``[n, channels, h, w]`` latents to ``n`` pictures of ``[height, width, 3]``."""
+    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8] | None]:
+        """``[n, channels, h, w]`` latents to ``n`` pictures of ``[height, width, 3]``.
+
+        ``None`` in place of a picture whose pixels are not finite.
+        """
         ...

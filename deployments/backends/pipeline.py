@@ -85,7 +85,7 @@ class PipelineBackend:
         """Sample the VAE's posterior as diffusers' image-to-image pipelines do."""
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess(Image.fromarray(rgb))
-        pixels = pixels.to(device=self.device, dtype=vae.dtype)
+        pixels = pixels.to(device=self.device, dtype=self.facts.dtype).to(vae.dtype)
         latent = vae.encode(pixels).latent_dist.sample(generator).to(self.facts.dtype)
         mean, std = self._latent_statistics(latent)
         if mean is not None and std is not None:
@@ -112,7 +112,7 @@ class PipelineBackend:
         return out
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8]]:
+    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8] | None]:
         """One VAE call; rounding as diffusers' image processor does it."""
         vae = self.pipe.vae
         latents = latents.to(vae.dtype)
@@ -122,8 +122,12 @@ class PipelineBackend:
         else:
             latents = latents / vae.config.scaling_factor
         pixels = vae.decode(latents, return_dict=False)[0]
-        arrays = self.pipe.image_processor.postprocess(pixels, output_type="np")
-        return [(array * 255).round().astype(np.uint8) for array in arrays]
+        finite = torch.isfinite(pixels).flatten(1).all(1).tolist()
+        arrays = self.pipe.image_processor.postprocess(pixels.nan_to_num(), output_type="np")
+        return [
+            (array * 255).round().astype(np.uint8) if good else None
+            for array, good in zip(arrays, finite, strict=True)
+        ]
 
     def _latent_statistics(
         self, like: torch.Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from deployments.engine.job import Job
 
 # Finishers wait this many steps for company: naive decoding at batch 1 costs ~8 % of capacity.
 DEFER_STEPS = 3
+# An idle engine looks for arrivals this often while a picture is decoded beside it.
+_LOOK_UP_S = 0.002
 
 Decoded = Callable[[Job, NDArray[np.uint8]], None]
 
@@ -21,21 +24,35 @@ Decoded = Callable[[Job, NDArray[np.uint8]], None]
 class Decoder:
     """Decodes in batches: when one is full, when its oldest has waited, or when idle.
 
+    Where the backend says so, batches are decoded in a thread beside the steps, one at a time;
+    else between two steps.
+
     Args:
         backend: device code.
         deliver: called with each job and its picture ``[height, width, 3]``.
         defer_steps: most denoising steps a finished latent waits for company.
+        reference_pixels: size of picture that the backend's decode batch is meant for; fewer
+            larger ones are decoded at once. ``None``: the same number whatever their size.
     """
 
-    def __init__(self, backend: Backend, deliver: Decoded, defer_steps: int = DEFER_STEPS) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        deliver: Decoded,
+        defer_steps: int = DEFER_STEPS,
+        reference_pixels: int | None = None,
+    ) -> None:
         self._backend = backend
         self._deliver = deliver
         self._defer_steps = defer_steps
+        self._reference_pixels = reference_pixels
         self._queue: deque[tuple[Job, int]] = deque()
         self._tick = 0
+        self._beside = ThreadPoolExecutor(1, "decode") if backend.facts.overlap_decode else None
+        self._running: Future[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + (self._running is not None)
 
     def add(self, job: Job) -> None:
         """Queue a finished job."""
@@ -45,26 +62,51 @@ class Decoder:
         """Forget jobs nobody waits for."""
         self._queue = deque(entry for entry in self._queue if not unwanted(entry[0]))
 
-    def tick(self, idle: bool) -> bool:
-        """Decode at most one batch, if one is due; a device error fails that batch and rises."""
+    def tick(self, idle: bool) -> None:
+        """Decode what is due; a device error fails that batch and rises."""
         self._tick += 1
+        if self._beside is None:
+            while self._due(idle):
+                self._run(self._take())
+                idle = False  # whoever arrived meanwhile takes a step first
+            return
+        self._collect(idle)
+        if self._running is None and self._due(idle):
+            self._running = self._beside.submit(self._run, self._take())
+
+    def _collect(self, idle: bool) -> None:
+        """See to the batch being decoded beside the steps; when idle, wait for it a little."""
+        if self._running is None:
+            return
+        if idle:
+            wait([self._running], timeout=_LOOK_UP_S)
+        if self._running.done():
+            done, self._running = self._running, None
+            done.result()
+
+    def _due(self, idle: bool) -> bool:
         if not self._queue:
             return False
         waited = self._tick - self._queue[0][1]
-        due = idle or waited > self._defer_steps
-        if not due and len(self._queue) < self._backend.facts.decode_batch:
-            return False
-        self._run(self._take())
-        return True
+        full = len(self._queue) >= self._room(self._queue[0][0])
+        return idle or full or waited > self._defer_steps
+
+    def _room(self, job: Job) -> int:
+        """How many pictures of the job's size are decoded at once."""
+        room = self._backend.facts.decode_batch
+        if self._reference_pixels is None:
+            return room
+        pixels = job.request.width * job.request.height
+        return max(1, min(room, room * self._reference_pixels // pixels))
 
     def _take(self) -> list[Job]:
         """The oldest job and those of its shape, at most one decode batch."""
-        shape = self._queue[0][0].path.latents.shape
+        first = self._queue[0][0]
+        shape, room = first.path.latents.shape, self._room(first)
         taken: list[Job] = []
         rest: deque[tuple[Job, int]] = deque()
         for job, since in self._queue:
-            fits = job.path.latents.shape == shape and len(taken) < self._backend.facts.decode_batch
-            if fits:
+            if job.path.latents.shape == shape and len(taken) < room:
                 taken.append(job)
             else:
                 rest.append((job, since))
@@ -74,9 +116,12 @@ class Decoder:
     def _run(self, jobs: Sequence[Job]) -> None:
         try:
             pictures = self._backend.decode(torch.cat([job.path.latents for job in jobs]))
+            for job, picture in zip(jobs, pictures, strict=True):
+                if picture is None:
+                    job.fail("generation_failed", "the decoded picture is not finite (NaN)")
+                else:
+                    self._deliver(job, picture)
         except Exception as error:
-            for job in jobs:
+            for job in jobs:  # no effect on those that have their answer
                 job.fail("device_error", f"decoding failed: {error}", retryable=True)
             raise
-        for job, picture in zip(jobs, pictures, strict=True):
-            self._deliver(job, picture)

@@ -28,6 +28,8 @@ class Engine:
         backend: device code.
         deliver: gets each finished job and its picture ``[height, width, 3]``.
         max_rows: rows of the batch; a guided request takes two.
+        reference_pixels: size of picture for which ``max_rows`` and the decode batch were chosen;
+            a larger one takes as many times more of them. ``None``: all count the same.
         admission: which waiting job gets the next free rows.
         defer_steps: most steps a finished latent waits to be decoded with others.
     """
@@ -38,6 +40,7 @@ class Engine:
         deliver: Deliver,
         *,
         max_rows: int,
+        reference_pixels: int | None = None,
         admission: Admission = "deadline",
         defer_steps: int = DEFER_STEPS,
     ) -> None:
@@ -47,7 +50,8 @@ class Engine:
             raise ValueError(f"max_rows: got {self.max_rows}; a guided request needs 2")
         self.fault: str | None = None
         self._key = POLICIES[admission]
-        self._decoder = Decoder(backend, deliver, defer_steps)
+        self._reference_pixels = reference_pixels
+        self._decoder = Decoder(backend, deliver, defer_steps, reference_pixels)
         self._lock = threading.Lock()
         self._arrivals: deque[Job] = deque()
         self._waiting: list[Job] = []
@@ -101,14 +105,22 @@ class Engine:
         self._decoder.drop(self._left)
         now = time.monotonic()
         self._waiting.sort(key=lambda job: self._key(job, now))
-        free = self.max_rows - self.rows
-        # The first in line is never overtaken by a narrower one, else it could starve.
-        while self._waiting and self._waiting[0].rows <= free:
+        free = self.max_rows - sum(map(self._load, self._slots))
+        # The first in line is never overtaken by a narrower one, else it could starve; one that
+        # is larger than the whole batch has it to itself.
+        while self._waiting and (self._load(self._waiting[0]) <= free or not self._slots):
             job = self._waiting.pop(0)
             job.admitted = now
             job.stepped = self._turn
-            free -= job.rows
+            free -= self._load(job)
             self._slots.append(job)
+
+    def _load(self, job: Job) -> float:
+        """The job's rows, each counted as many times as it is larger than the reference."""
+        if self._reference_pixels is None:
+            return job.rows
+        pixels = job.request.width * job.request.height
+        return job.rows * max(1.0, pixels / self._reference_pixels)
 
     def _schedule(self) -> list[Job]:
         """The jobs of one group: the one whose turn is longest ago (newcomers line up last)."""

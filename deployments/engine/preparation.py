@@ -28,7 +28,7 @@ class Preparation:
         """Fill in the job's conditioning and trajectory.
 
         Raises:
-            ValueError: the scheduler refuses the request's numbers.
+            RefusedRequestError: the scheduler refuses the request's numbers.
         """
         begin = time.monotonic()
         request, facts = job.request, self.backend.facts

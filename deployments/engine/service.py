@@ -15,6 +15,7 @@ from deployments.backends.base import Backend
 from deployments.engine.engine import Engine
 from deployments.engine.job import Answer, Job
 from deployments.engine.preparation import Preparation
+from deployments.engine.trajectory import RefusedRequestError
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
 from deployments.options import Admission
 
@@ -30,6 +31,7 @@ class EngineService:
         backend: device code.
         finish: turns a finished job and its picture into the encoded answer.
         max_rows: rows of the batch.
+        reference_pixels: size of picture for which that holds (see ``Engine``).
         max_queued: most requests waiting for a slot.
         admission: which waiting request is next.
     """
@@ -40,10 +42,17 @@ class EngineService:
         finish: Finish,
         *,
         max_rows: int,
+        reference_pixels: int | None = None,
         max_queued: int,
         admission: Admission,
     ) -> None:
-        self.engine = Engine(backend, self._deliver, max_rows=max_rows, admission=admission)
+        self.engine = Engine(
+            backend,
+            self._deliver,
+            max_rows=max_rows,
+            reference_pixels=reference_pixels,
+            admission=admission,
+        )
         self._finish = finish
         self._max_queued = max_queued
         self._preparation = Preparation(backend)
@@ -114,7 +123,7 @@ class EngineService:
             return
         try:
             self._preparation.prepare(job)
-        except ValueError as error:
+        except RefusedRequestError as error:
             job.fail("invalid_request", str(error))
         except Exception as error:
             logger.exception("preparing request %s failed", job.request.request_id)

@@ -39,16 +39,20 @@ CLIPPING = (DDIMScheduler, LCMScheduler)
 OWN_SCHEDULERS = (*SCHEDULERS.values(), PNDMScheduler)
 
 
+class RefusedRequestError(ValueError):
+    """This request cannot be painted with this scheduler; the message says why."""
+
+
 def make_scheduler(name: SchedulerName, own: Any) -> Any:
     """A fresh scheduler with the model's configuration.
 
     Raises:
-        ValueError: the model's own scheduler is not one the engine is tested with.
+        RefusedRequestError: the model's own scheduler is not one the engine is tested with.
     """
     cls = type(own) if name == "default" else SCHEDULERS[name]
     if cls not in OWN_SCHEDULERS:
         allowed = ", ".join(SCHEDULERS)
-        raise ValueError(
+        raise RefusedRequestError(
             f"the model's own scheduler {cls.__name__} is not supported; ask for one of {allowed}"
         )
     # These clip to [-1, 1] by default, which is right for pixels and ruins latents; diffusers'
@@ -65,6 +69,9 @@ class Trajectory:
 
     Attributes:
         latents: ``[1, channels, h, w]``, the current sample.
+
+    Raises:
+        RefusedRequestError: the scheduler refuses the number of steps, or none is left to take.
     """
 
     def __init__(
@@ -81,7 +88,11 @@ class Trajectory:
     ) -> None:
         self.scheduler = scheduler
         self.generator = generator
-        scheduler.set_timesteps(steps, device=device)
+        try:
+            scheduler.set_timesteps(steps, device=device)
+        except ValueError as error:
+            name = type(scheduler).__name__
+            raise RefusedRequestError(f"{name} refuses {steps} steps: {error}") from error
         self.timesteps = scheduler.timesteps
         if init_latents is None:
             noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -90,7 +101,9 @@ class Trajectory:
             start = max(steps - min(int(steps * (strength or 1.0)), steps), 0)
             self.timesteps = self.timesteps[start * scheduler.order :]
             if len(self.timesteps) == 0:
-                raise ValueError(f"strength {strength} of {steps} steps leaves no step to take")
+                raise RefusedRequestError(
+                    f"strength {strength} of {steps} steps leaves no step to take"
+                )
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(start * scheduler.order)
             noise = randn_tensor(

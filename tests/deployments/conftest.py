@@ -38,11 +38,16 @@ def make_backend(model_folder: Callable[[Kind], Path]) -> MakeBackend:
     """Backend of a kind of tiny model; made once per setting."""
 
     @cache
-    def make(kind: Kind, fixed_rows: int | None = None, decode_batch: int = 4) -> Any:
+    def make(
+        kind: Kind,
+        fixed_rows: int | None = None,
+        decode_batch: int = 4,
+        dtype: torch.dtype = torch.float32,
+    ) -> Any:
         return PipelineBackend(
             load_pipeline(str(model_folder(kind)), None),
             device=torch.device("cpu"),
-            dtype=torch.float32,
+            dtype=dtype,
             fixed_rows=fixed_rows,
             decode_batch=decode_batch,
             overlap_decode=False,

@@ -54,13 +54,18 @@ class Bench:
     backend: Any
     max_rows: int = 8
     admission: Admission = "deadline"
+    reference_pixels: int | None = None
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     latents: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.preparation = Preparation(self.backend)
         self.engine = Engine(
-            self.backend, self._deliver, max_rows=self.max_rows, admission=self.admission
+            self.backend,
+            self._deliver,
+            max_rows=self.max_rows,
+            reference_pixels=self.reference_pixels,
+            admission=self.admission,
         )
 
     def submit(self, request: ImageRequest) -> Job:
@@ -153,7 +158,7 @@ class FakeBackend:
         bias = batch.hidden.mean(dim=(1, 2))[:, None, None, None]
         return batch.latents * 0.5 + bias + batch.timesteps[:, None, None, None] / 1000
 
-    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8]]:
+    def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8] | None]:
         self.decodes.append(len(latents))
         pixels = ((latents[:, :3].permute(0, 2, 3, 1) * 100).long() % 256).to(torch.uint8)
         return [x.numpy() for x in pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)]

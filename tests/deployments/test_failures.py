@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -117,6 +118,34 @@ def test_decode_exception_fails_its_batch_and_marks_the_device(
     assert bench.engine.fault == "RuntimeError: CUDA error"
 
 
+def test_a_picture_that_cannot_be_delivered_is_answered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ask()
+    bench.submit(request)
+
+    def explode(*_: Any) -> None:
+        raise RuntimeError("shut down")
+
+    monkeypatch.setattr(bench.engine._decoder, "_deliver", explode)
+    bench.run()
+    assert bench.failure(request).code == "device_error"
+
+
+def test_a_picture_that_is_not_finite_fails_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = ask(seed=1), ask(seed=2)
+    for request in (bad, good):
+        bench.submit(request)
+    plain = bench.backend.decode
+    monkeypatch.setattr(bench.backend, "decode", lambda x: [None, *plain(x)[1:]])
+    bench.run()
+    assert bench.failure(bad).code == "generation_failed"
+    assert bench.picture(good) == solo(FakeBackend(), good)[1]
+    assert bench.engine.fault is None
+
+
 def test_deadline_passes_in_the_queue_and_on_the_way(bench: Bench) -> None:
     running = ask(num_inference_steps=50, deadline=time.time() + 0.2)
     late = ask(deadline=time.time() - 1)
@@ -158,6 +187,85 @@ def test_decodes_are_batched_and_deferred_but_not_for_ever() -> None:
     assert backend.decodes == [4, 1]
     bench.run()
     assert backend.decodes == [4, 1, 1]
+
+
+def test_every_full_batch_is_decoded_before_the_next_step() -> None:
+    backend = FakeBackend(decode_batch=2)
+    bench = Bench(backend, max_rows=8)
+    bench.submit(ask(num_inference_steps=20, guidance_scale=1.0))
+    for _ in range(5):
+        bench.submit(ask(num_inference_steps=1, guidance_scale=1.0))
+    bench.engine.step()
+    assert backend.decodes == [2, 2]
+
+
+def test_larger_pictures_take_more_of_the_batch() -> None:
+    backend = FakeBackend()
+    bench = Bench(backend, max_rows=8, reference_pixels=16 * 16)
+    large = [ask(width=32, height=16, num_inference_steps=2) for _ in range(3)]
+    for request in large:
+        bench.submit(request)
+    bench.engine.step()
+    assert (bench.engine.rows, bench.engine.waiting) == (4, 1)  # each counts as four rows
+    bench.run()
+    assert backend.decodes == [2, 1]  # half as many at once as of the reference size
+
+
+def test_a_picture_larger_than_the_whole_batch_is_painted_alone() -> None:
+    backend = FakeBackend()
+    bench = Bench(backend, max_rows=4, reference_pixels=16 * 16)
+    huge, small = ask(width=64, height=64, num_inference_steps=3), ask(num_inference_steps=2)
+    bench.submit(huge)
+    bench.submit(small)
+    bench.engine.step()
+    assert (bench.engine.rows, bench.engine.waiting) == (2, 1)
+    bench.run()
+    assert bench.picture(huge)
+    assert bench.picture(small) == solo(FakeBackend(), small)[1]
+
+
+class SlowDecoder(FakeBackend):
+    """Decoding beside the steps, as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(decode_batch=1)
+        self.change(overlap_decode=True)
+        self.release = threading.Event()
+        self.broken = False
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        assert self.release.wait(10)
+        if self.broken:
+            raise RuntimeError("CUDA error")
+        return super().decode(latents)
+
+
+def test_steps_go_on_while_a_picture_is_decoded_beside_them() -> None:
+    backend = SlowDecoder()
+    bench = Bench(backend, max_rows=8)
+    short, long = ask(num_inference_steps=1), ask(num_inference_steps=6)
+    bench.submit(short)
+    bench.submit(long)
+    for _ in range(6):
+        bench.engine.step()
+    assert len(backend.batches) == 6
+    assert not bench.answers[short.request_id]
+    backend.release.set()
+    bench.run()
+    assert bench.picture(short) == solo(FakeBackend(), short)[1]
+    assert bench.picture(long) == solo(FakeBackend(), long)[1]
+
+
+def test_decode_exception_beside_the_steps_marks_the_device() -> None:
+    backend = SlowDecoder()
+    backend.broken = True
+    bench = Bench(backend)
+    request = ask()
+    bench.submit(request)
+    backend.release.set()
+    bench.run()
+    assert bench.failure(request).code == "device_error"
+    assert bench.engine.fault == "RuntimeError: CUDA error"
 
 
 def test_too_few_rows_for_a_guided_request_are_refused_at_start() -> None:

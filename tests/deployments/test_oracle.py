@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,8 @@ def stock(backend: PipelineBackend, request: ImageRequest) -> tuple[torch.Tensor
         rgb = np.frombuffer(request.init_rgb, np.uint8).reshape(request.height, request.width, 3)
         common |= {"image": Image.fromarray(rgb), "strength": request.strength}
     parts = dict(pipe.components)
+    if pipe.vae.dtype != backend.facts.dtype:  # stock casts it back and forth around each decode
+        parts["vae"] = copy.deepcopy(pipe.vae).to(backend.facts.dtype)
     parts["scheduler"] = SCHEDULERS[request.scheduler](pipe.scheduler)
     more = {"add_watermarker": False} if large else {"requires_safety_checker": False}
     reference = cls(**parts, **more)
@@ -114,10 +117,18 @@ def far(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got - want).abs().max() / want.abs().max())
 
 
-def differing(got: bytes, want: bytes) -> tuple[int, float]:
-    """Largest difference in levels, and the share of values that differ."""
+def differing(got: bytes, want: bytes) -> tuple[int, int]:
+    """Largest difference in levels, and how many values differ."""
     a, b = (np.frombuffer(x, np.uint8).astype(int) for x in (got, want))
-    return int(np.abs(a - b).max()), float((a != b).mean())
+    return int(np.abs(a - b).max()), int((a != b).sum())
+
+
+def assert_same_picture(got: bytes, want: bytes, why: ImageRequest) -> int:
+    """At most one level apart in at most 0.1 % of the values (one value of so small a picture)."""
+    level, changed = differing(got, want)
+    assert level <= 1, why
+    assert changed <= max(1, len(want) // 1000), (changed, why)
+    return changed
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "lcm"])
@@ -137,24 +148,39 @@ def test_alone_is_bit_equal_and_mixed_is_equal(
         bench.submit(request)
         bench.engine.step()
     bench.run()
-    worst, changed, values = {True: 0.0, False: 0.0}, 0.0, 0
+    worst, most_changed = {True: 0.0, False: 0.0}, 0
     for request in asked:
         latents, pixels = truth[request.request_id]
         painted = request.init_rgb is not None
         distance = far(bench.latents[request.request_id], latents)
         worst[painted] = max(worst[painted], distance)
         assert distance <= (1e-4 if painted else 1e-5), (distance, request)
-        level, share = differing(bench.picture(request), pixels)
-        assert level <= 1, request
-        changed += share * len(pixels)
-        values += len(pixels)
+        most_changed = max(
+            most_changed, assert_same_picture(bench.picture(request), pixels, request)
+        )
     record_property("worst_txt2img", worst[False])
     record_property("worst_img2img", worst[True])
-    record_property("changed_bytes", changed)
-    assert changed / values <= 1e-3
+    record_property("most_changed", most_changed)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_alone_is_bit_equal_in_half_precision(
+    kind: Kind, dtype: torch.dtype, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(kind, dtype=dtype)
+    asked = requests(kind)[::3]
+    if kind == "sdxl" and dtype == torch.bfloat16:
+        # Stock encodes start pictures in float32 although bfloat16 cannot overflow; we do not.
+        asked = [r for r in asked if r.init_rgb is None]
+    for request in asked:
+        latents, pixels = solo(backend, request)
+        want_latents, want_pixels = stock(backend, request)
+        assert torch.equal(latents, want_latents), request
+        assert pixels == want_pixels, request
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "lcm"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_deterministic_is_bit_equal_whatever_the_neighbours(
     kind: Kind, threads: int, make_backend: MakeBackend

@@ -80,6 +80,18 @@ def test_calibration_runs_every_kind(kind: Any, make_backend: MakeBackend) -> No
     assert all(cost > 0 for cost in costs.values())
 
 
+def test_a_picture_that_is_not_finite_is_none_and_its_neighbour_is_not(
+    make_backend: MakeBackend,
+) -> None:
+    backend = make_backend("sd1")
+    latents = torch.zeros(2, backend.facts.latent_channels, 8, 8)
+    latents[0] = float("nan")
+    bad, good = backend.decode(latents)
+    assert bad is None
+    assert good is not None
+    assert np.array_equal(good, backend.decode(latents[1:])[0])
+
+
 def test_guidance() -> None:
     rows = torch.tensor([[1.0], [2.0]])
     assert combine(rows, 3.0).item() == 4.0

@@ -86,12 +86,21 @@ async def test_full_queue_refuses(make: Make) -> None:
 
 async def test_preparing_fails_alone(make: Make) -> None:
     service = await make()
-    good = ask()
-    refused, exploded, answer = await asyncio.gather(
-        *(service.generate(r) for r in (ask(prompt="refuse"), ask(prompt="explode"), good))
+    refused, clumsy, exploded, answer = await asyncio.gather(
+        *(
+            service.generate(r)
+            for r in (
+                ask(num_inference_steps=1001),  # the scheduler was trained on 1,000
+                ask(prompt="refuse"),
+                ask(prompt="explode"),
+                ask(),
+            )
+        )
     )
     assert failed(refused).code == "invalid_request"
-    assert failed(exploded).code == "generation_failed"
+    assert "1001 steps" in failed(refused).message
+    # A ValueError of ours is not the client's fault.
+    assert failed(clumsy).code == failed(exploded).code == "generation_failed"
     assert isinstance(answer, ImageResult)
     service.check()
 
