@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 from tests.e2e import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 18_731
 START_S = 180.0
+MADE_UP = {"made_up": "neuron_cores", "twin": "made_up_cores"}  # pool -> its hardware
 
 
 @dataclass
@@ -43,8 +47,8 @@ class Service:
         return next(pool for pool in pools if pool["name"] == name)
 
 
-def replica_process(deployment: str) -> psutil.Process:
-    """The one replica of ``deployment`` among the processes that this one has started."""
+def replica_processes(deployment: str) -> list[psutil.Process]:
+    """The replicas of ``deployment`` among the processes that this one has started."""
     title = re.compile(rf"ray::ServeReplica:imagine:{deployment}\b")
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -53,8 +57,18 @@ def replica_process(deployment: str) -> psutil.Process:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue  # gone since it was listed
-    (process,) = found
-    return process
+    return found
+
+
+def pixels(data: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
+
+
+def assert_same_picture(one: bytes, other: bytes) -> None:
+    """The seed promise: at most one level off in at most 0.1 % of the byte values."""
+    difference = np.abs(pixels(one) - pixels(other))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.001
 
 
 def wait_for(what: str, check: Callable[[], bool], timeout_s: float = START_S) -> None:
@@ -66,9 +80,9 @@ def wait_for(what: str, check: Callable[[], bool], timeout_s: float = START_S) -
 
 
 def write_config(folder: Path) -> Path:
-    """The shipped config with a tiny model, another port and one more pool.
+    """The shipped config with a tiny model, another port and two more pools.
 
-    The pool ``made_up`` runs framework cpu on hardware that no node has at first.
+    ``made_up`` and ``twin`` run framework cpu on hardware that no node has at first.
     """
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     config["http_options"]["port"] = PORT
@@ -77,17 +91,19 @@ def write_config(folder: Path) -> Path:
     arguments = application["args"]
     arguments["model"] = {"source": str(folder / "model")}
     arguments["limits"] = {"request_timeout_s": 240}
-    arguments["pools"]["made_up"] = {
-        "accelerator": "made-up",
-        "framework": "cpu",
-        "resources": {"num_cpus": 0, "resources": {"neuron_cores": 2}},
-        "weight": 50,
-        "engine": {"threads": 1},
-    }
+    bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
+    for name, resource in MADE_UP.items():
+        arguments["pools"][name] = {
+            "accelerator": f"{name}-card",
+            "framework": "cpu",
+            "resources": {"num_cpus": 0, "resources": {resource: 2}},
+            "weight": 50,
+            # A retried picture can then be compared bit by bit.
+            "engine": {"threads": 1, "deterministic": True, "max_rows": 4},
+        }
+        application["deployments"].append({"name": name, "autoscaling_config": bounds})
     arguments["pools"]["cpu"]["engine"] = {"threads": 1}
     application["autoscaling_policy"]["policy_kwargs"]["pools"] = arguments["pools"]
-    bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
-    application["deployments"].append({"name": "made_up", "autoscaling_config": bounds})
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
