@@ -14,6 +14,9 @@ EMBEDDED = "embedded"
 # Numbers a model without a serving.json of ours starts from: diffusers' own defaults.
 DIFFUSERS_STEPS = 50
 DIFFUSERS_GUIDANCE = 7.5
+DIFFUSERS_LCM_STEPS = 4
+# LCM picks its steps out of these (original_inference_steps) and refuses to take more.
+LCM_STEPS = 50
 HASHED_BYTES_PER_FILE = 65_536
 
 
@@ -41,6 +44,8 @@ class ModelInfo:
         size_multiple: width and height must be multiples of this many pixels.
         defaults: sizes, steps and guidance that suit the model.
         vocabulary: every word a closed-vocabulary model knows, or ``None`` for an open one.
+        lcm_by_default: the model's own scheduler is LCM's.
+        lcm_max_steps: most steps that the LCM scheduler takes with this model.
     """
 
     name: str
@@ -48,6 +53,8 @@ class ModelInfo:
     size_multiple: int
     defaults: ModelDefaults
     vocabulary: frozenset[str] | None
+    lcm_by_default: bool = False
+    lcm_max_steps: int = LCM_STEPS
 
 
 def load_model_info(source: str, revision: str | None) -> ModelInfo:
@@ -88,6 +95,9 @@ def describe(folder: Path, name: str, revision: str) -> ModelInfo:
     factor = _halvings(folder, "vae")
     size = _size(_read(folder / "unet" / "config.json").get("sample_size"), factor)
     serving = _read(folder / "serving.json") if (folder / "serving.json").is_file() else {}
+    scheduler = _read(folder / "scheduler" / "scheduler_config.json")
+    lcm = scheduler.get("_class_name") == "LCMScheduler"
+    steps = DIFFUSERS_LCM_STEPS if lcm else DIFFUSERS_STEPS
     return ModelInfo(
         name=name,
         revision=revision,
@@ -96,10 +106,12 @@ def describe(folder: Path, name: str, revision: str) -> ModelInfo:
         defaults=ModelDefaults(
             width=_whole(serving, "width", size, factor),
             height=_whole(serving, "height", size, factor),
-            num_inference_steps=_whole(serving, "num_inference_steps", DIFFUSERS_STEPS, 1),
+            num_inference_steps=_whole(serving, "num_inference_steps", steps, 1),
             guidance_scale=_number(serving, "guidance_scale", DIFFUSERS_GUIDANCE),
         ),
         vocabulary=_vocabulary(serving),
+        lcm_by_default=lcm,
+        lcm_max_steps=_lcm_steps(scheduler),
     )
 
 
@@ -128,6 +140,16 @@ def _whole(serving: dict[str, Any], key: str, default: int, multiple: int) -> in
             f"serving.json: {key} is {value!r}; a positive whole multiple of {multiple} needed"
         )
     return value
+
+
+def _lcm_steps(scheduler: dict[str, Any]) -> int:
+    steps = scheduler.get("original_inference_steps", LCM_STEPS)
+    if type(steps) is not int or steps < 1:
+        raise ModelError(
+            f"scheduler/scheduler_config.json: original_inference_steps is {steps!r}; "
+            "a positive whole number needed"
+        )
+    return steps
 
 
 def _number(serving: dict[str, Any], key: str, default: float) -> float:

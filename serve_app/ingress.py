@@ -15,6 +15,7 @@ from serve_app.api.front import Front
 from serve_app.routing.availability import Availability, serve_states
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.measurements import Measurements
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.routing.weighted import WeightedPolicy
 from serve_app.settings import LiveSettings, Settings, SettingsError
@@ -42,16 +43,18 @@ class Ingress:
             lambda: serve_states(app_name), settings.ingress.poll_interval_s
         )
         self._directory = PoolDirectory(settings.pools, self._availability.states)
+        pools = {name: RayPoolHandle(handle) for name, handle in handles.items()}
         self._front = Front(
             settings=settings,
             model=load_model_info(settings.model.source, settings.model.revision),
             pools=self._directory,
             painter=Dispatcher(
-                {name: RayPoolHandle(handle) for name, handle in handles.items()},
+                pools,
                 self._directory,
                 WeightedPolicy(),
                 timeout_s=settings.limits.request_timeout_s,
             ),
+            measurements=Measurements(pools),
         )
         self._availability.start()
 

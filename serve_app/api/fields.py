@@ -16,8 +16,6 @@ from serve_app.settings import Settings, did_you_mean
 
 Kind = Literal["string", "integer", "number"]
 MAX_SEED = 2**32 - 1
-# LCM picks its steps out of these; diffusers refuses more (original_inference_steps).
-LCM_MAX_STEPS = 50
 MAX_DEADLINE_MS = 86_400_000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -156,11 +154,12 @@ class Fields:
     """All fields of ``/imagine``, by name."""
 
     by_name: Mapping[str, Field]
+    model: ModelInfo
 
     @classmethod
     def of(cls, settings: Settings, model: ModelInfo) -> Fields:
         """The fields under these limits, with this model's defaults and size multiple."""
-        return cls({field.name: field for field in _fields(settings, model)})
+        return cls({field.name: field for field in _fields(settings, model)}, model)
 
     def check_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Checked values by name, defaults filled in, absent ones left out.
@@ -214,13 +213,18 @@ class Fields:
                     {"image": {"type": "string"}},
                     required=["image"],
                 ),
-                _if_then(
-                    {"scheduler": {"const": "lcm"}},
-                    {"num_inference_steps": {"maximum": LCM_MAX_STEPS}},
-                ),
+                self._lcm_schema(),
             ],
             "additionalProperties": False,
         }
+
+    def _lcm_schema(self) -> dict[str, Any]:
+        then = {"num_inference_steps": {"maximum": self.model.lcm_max_steps}}
+        if not self.model.lcm_by_default:
+            return _if_then({"scheduler": {"const": "lcm"}}, then)
+        others = [name for name in get_args(SchedulerName) if name not in ("lcm", "default")]
+        named = {"properties": {"scheduler": {"enum": others}}, "required": ["scheduler"]}
+        return {"if": {"not": named}, "then": {"properties": then}}
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         for name in given:
@@ -316,7 +320,7 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             name="num_inference_steps",
             kind="integer",
             about="Denoising steps (image-to-image runs int(steps * strength) of them); at most"
-            f" {LCM_MAX_STEPS} with scheduler 'lcm'.",
+            f" {model.lcm_max_steps} with the LCM scheduler.",
             low=1,
             high=max(limits.max_steps, defaults.num_inference_steps),
             default=defaults.num_inference_steps,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployments.messages import ImageRequest
 from deployments.model_info import ModelInfo
@@ -17,6 +18,13 @@ class Painter(Protocol):
 
     async def paint(self, request: ImageRequest, pin: str | None = None) -> Painted:
         """See ``Dispatcher.paint``."""
+
+
+class MeasurementsView(Protocol):
+    """Knows what pools were measured to do; ``Measurements`` is one."""
+
+    async def of(self, pools: Sequence[PoolSnapshot]) -> Mapping[str, Mapping[str, Any]]:
+        """See ``Measurements.of``."""
 
 
 class PoolsView(Protocol):
@@ -35,6 +43,7 @@ class Front:
         model: what every pool paints with.
         pools: live view of the pools.
         painter: where requests go.
+        measurements: what the pools' replicas say of themselves.
         config_problem: why the newest live configuration was refused; ``None`` when in force.
     """
 
@@ -42,4 +51,5 @@ class Front:
     model: ModelInfo
     pools: PoolsView
     painter: Painter
+    measurements: MeasurementsView
     config_problem: str | None = None

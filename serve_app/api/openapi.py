@@ -76,6 +76,7 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "Readiness": _readiness("ready"),
                 "Unready": _readiness("unavailable", _ERROR["properties"]["error"]),
                 "Pools": _POOLS,
+                "Measured": _MEASURED,
             },
             "headers": _HEADERS,
         },
@@ -222,6 +223,19 @@ _IMAGINE_ANSWER = _object(
         },
     }
 )
+_MEASURED = _object(
+    {
+        "device": _TEXT,
+        "dtype": _TEXT,
+        "max_rows": {"type": "integer", "minimum": 1},
+        "step_cost_ms": {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": 0},
+            "description": "Milliseconds of one denoising step by rows in the batch, at the"
+            " default size; measured when the replica started.",
+        },
+    }
+)
 _POOLS = _object(
     {
         "model": _TEXT,
@@ -243,6 +257,7 @@ _POOLS = _object(
                     "weight": {"type": "number", "minimum": 0},
                     "share": {"type": "number", "minimum": 0, "maximum": 1},
                     "status": _TEXT,
+                    "measured": {"oneOf": [{"type": "null"}, _ref("Measured")]},
                 }
             ),
         },

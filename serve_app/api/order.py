@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.messages import ImageRequest
+from deployments.model_info import ModelInfo
 from serve_app.api.accept import JSON, Accept
 from serve_app.api.errors import ApiError, bad_value
-from serve_app.api.fields import LCM_MAX_STEPS, MAX_SEED
+from serve_app.api.fields import MAX_SEED
 from serve_app.api.front import Front
 from serve_app.api.pictures import read_start_picture
 from serve_app.settings import did_you_mean
@@ -50,7 +51,7 @@ async def read_order(
     received = time.time()
     count: int = fields["n"]
     as_json = _answer_as_json(count, fields.get("output_format"), accept)
-    _check_lcm_steps(fields)
+    _check_lcm_steps(fields, front.model)
     strength = _strength(fields)
     pool = _known_pool(fields.get("pool"), front)
     init_rgb = None
@@ -112,12 +113,15 @@ def _answer_as_json(count: int, output_format: str | None, accept: Accept) -> bo
     )
 
 
-def _check_lcm_steps(fields: Mapping[str, Any]) -> None:
+def _check_lcm_steps(fields: Mapping[str, Any], model: ModelInfo) -> None:
     steps: int = fields["num_inference_steps"]
-    if fields["scheduler"] == "lcm" and steps > LCM_MAX_STEPS:
+    scheduler: str = fields["scheduler"]
+    lcm = scheduler == "lcm" or (scheduler == "default" and model.lcm_by_default)
+    if lcm and steps > model.lcm_max_steps:
         raise bad_value(
             "num_inference_steps",
-            f"num_inference_steps: got {steps}; allowed with scheduler 'lcm': 1 to {LCM_MAX_STEPS}",
+            f"num_inference_steps: got {steps}; allowed with scheduler {scheduler!r}:"
+            f" 1 to {model.lcm_max_steps}",
         )
 
 

@@ -21,10 +21,20 @@ class RayPoolHandle:
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(method_name="generate")
+        self._about = handle.options(method_name="describe")
 
     def generate(self, request: ImageRequest) -> RayReply:
         """Send ``request`` to a replica of the pool; returns at once."""
         return RayReply(self._handle.remote(request))
+
+    async def describe(self) -> dict[str, Any]:
+        """What a replica of the pool was measured to do.
+
+        Raises:
+            Exception: whatever Ray raises when no replica answers.
+        """
+        description: dict[str, Any] = await self._about.remote()
+        return description
 
 
 class RayReply:

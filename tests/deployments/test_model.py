@@ -39,6 +39,17 @@ def test_local_folder_with_diffusers_defaults(folder: Path) -> None:
     assert info.vocabulary is None
 
 
+def test_the_lcm_scheduler_bounds_the_steps(model_folder: ModelFolder, tmp_path: Path) -> None:
+    shutil.copytree(model_folder("lcm"), tmp_path / "lcm")
+    info = load_model_info(str(tmp_path / "lcm"), None)
+    assert (info.lcm_by_default, info.lcm_max_steps) == (True, 50)
+    assert info.defaults.num_inference_steps == 4
+    config = tmp_path / "lcm" / "scheduler" / "scheduler_config.json"
+    fields = json.loads(config.read_text(encoding="utf-8")) | {"original_inference_steps": 20}
+    config.write_text(json.dumps(fields), encoding="utf-8")
+    assert load_model_info(str(tmp_path / "lcm"), None).lcm_max_steps == 20
+
+
 def test_serving_json_says_what_suits_the_model(folder: Path) -> None:
     serving = {
         "width": 24,
@@ -65,6 +76,11 @@ def test_serving_json_says_what_suits_the_model(folder: Path) -> None:
         ("serving.json", {"guidance_scale": None}, "serving.json: guidance_scale"),
         ("serving.json", {"vocabulary": "red"}, "serving.json: vocabulary"),
         ("serving.json", {"vocabulary": [1]}, "serving.json: vocabulary"),
+        (
+            "scheduler/scheduler_config.json",
+            {"original_inference_steps": 0},
+            "scheduler/scheduler_config.json: original_inference_steps",
+        ),
         ("unet/config.json", {"sample_size": None}, "unet/config.json: sample_size"),
         ("vae/config.json", {"block_out_channels": []}, "vae/config.json: block_out_channels"),
     ],

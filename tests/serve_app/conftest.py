@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -100,6 +101,15 @@ class FakePainter:
         return Painted(result=result, pool=snapshot(pin or "cpu"))
 
 
+class FakeMeasurements:
+    """Every available pool is a tiny CPU."""
+
+    async def of(self, pools: Sequence[PoolSnapshot]) -> Mapping[str, Mapping[str, Any]]:
+        """By pool."""
+        facts = {"device": "cpu", "dtype": "float32", "max_rows": 4, "step_cost_ms": {1: 2.5, 2: 4}}
+        return {pool.name: facts | {"rows": 0} for pool in pools if pool.available}
+
+
 @dataclass
 class Stand:
     """Everything a test of the HTTP surface needs."""
@@ -120,6 +130,7 @@ def stand() -> Iterator[Stand]:
         model=MODEL,
         pools=PoolDirectory(settings.pools, lambda: states),
         painter=painter,
+        measurements=FakeMeasurements(),
     )
     with TestClient(create_app(front)) as client:
         yield Stand(client=client, painter=painter, front=front, states=states)

@@ -19,7 +19,7 @@ from serve_app.routing.dispatcher import ReplicaLostError
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.routing.snapshot import PoolState
 from serve_app.settings import Settings, SettingsError
-from tests.serve_app.conftest import MODEL, FakePainter, make_settings
+from tests.serve_app.conftest import MODEL, FakeMeasurements, FakePainter, make_settings
 from tests.serve_app.test_dispatcher import request
 
 
@@ -41,20 +41,21 @@ class Response:
 class Handle:
     def __init__(self, outcome: Any) -> None:
         self.response = Response(outcome)
-        self.method = ""
+        self.calls: list[tuple[Any, ...]] = []
 
-    def options(self, *, method_name: str) -> Handle:
-        self.method = method_name
-        return self
+    def options(self, *, method_name: str) -> Any:
+        def remote(*given: Any) -> Response:
+            self.calls.append((method_name, *given))
+            return self.response
 
-    def remote(self, request: Any) -> Response:
-        return self.response
+        return SimpleNamespace(remote=remote)
 
 
 def reply(outcome: Any) -> Any:
     handle: Any = Handle(outcome)
-    sent = RayPoolHandle(handle).generate(request())
-    assert handle.method == "generate"
+    asked = request()
+    sent = RayPoolHandle(handle).generate(asked)
+    assert handle.calls == [("generate", asked)]
     return sent
 
 
@@ -68,6 +69,12 @@ async def test_back_pressure_is_overload() -> None:
     answer = await reply(BackPressureError(num_queued_requests=1, max_queued_requests=1)).result()
     assert isinstance(answer, ImageFailure)
     assert answer.code == "overloaded"
+
+
+async def test_a_pool_describes_itself() -> None:
+    handle: Any = Handle({"max_rows": 3})
+    assert await RayPoolHandle(handle).describe() == {"max_rows": 3}
+    assert handle.calls == [("describe",)]
 
 
 async def test_answers_and_cancellation_pass_through() -> None:
@@ -106,7 +113,13 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
 def bare_ingress() -> tuple[Any, Any, Front]:
     settings = make_settings()
     directory = PoolDirectory(settings.pools, dict)
-    front = Front(settings=settings, model=MODEL, pools=directory, painter=FakePainter())
+    front = Front(
+        settings=settings,
+        model=MODEL,
+        pools=directory,
+        painter=FakePainter(),
+        measurements=FakeMeasurements(),
+    )
     ingress: Any = Ingress.__new__(Ingress)
     ingress._settings, ingress._directory, ingress._front = settings, directory, front
     ingress._configured = False

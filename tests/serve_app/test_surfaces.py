@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from starlette.testclient import TestClient
 
 from serve_app.api.application import create_app
+from serve_app.api.fields import Fields
 from serve_app.routing.availability import Availability
 from serve_app.routing.dispatcher import DispatchError
 from serve_app.routing.snapshot import PoolState
 from serve_app.settings import Settings
-from tests.serve_app.conftest import Stand
+from tests.serve_app.conftest import MODEL, Stand
 from tests.serve_app.test_bad_requests import TABLE, b64, png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,6 +206,29 @@ def test_openapi_describes_every_route(stand: Stand) -> None:
     assert routes == set(Document(stand).document["paths"])
 
 
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"num_inference_steps": 31}, False),
+        ({"num_inference_steps": 31, "scheduler": "default"}, False),
+        ({"num_inference_steps": 31, "scheduler": None}, False),
+        ({"num_inference_steps": 31, "scheduler": "lcm"}, False),
+        ({"num_inference_steps": 31, "scheduler": "euler"}, True),
+        ({"num_inference_steps": 30}, True),
+    ],
+)
+def test_a_model_whose_own_scheduler_is_lcm_bounds_the_steps(
+    stand: Stand, body: dict[str, Any], fits: bool
+) -> None:
+    stand.front.model = dataclasses.replace(MODEL, lcm_by_default=True, lcm_max_steps=30)
+    client = TestClient(create_app(stand.front))
+    answer = client.post("/imagine", json=body | {"prompt": "a"})
+    assert answer.status_code == (200 if fits else 400), answer.text
+    assert fits or answer.json()["error"]["param"] == "num_inference_steps"
+    schema = Fields.of(stand.front.settings, stand.front.model).schema()
+    assert Draft202012Validator(schema).is_valid(body | {"prompt": "a"}) == fits
+
+
 def test_no_torch_in_the_ingress_process() -> None:
     code = """
 import sys
@@ -210,14 +236,14 @@ import yaml
 import serve_app.ingress, serve_app.autoscaling.presence
 from serve_app.app import build
 from serve_app.api.application import create_app
-from tests.serve_app.conftest import FakePainter, MODEL, make_settings
+from tests.serve_app.conftest import FakeMeasurements, FakePainter, MODEL, make_settings
 from serve_app.api.front import Front
 from serve_app.routing.directory import PoolDirectory
 config = yaml.safe_load(open("serve_config.yaml"))
 build(config["applications"][0]["args"])
 settings = make_settings()
 create_app(Front(settings=settings, model=MODEL, painter=FakePainter(),
-                 pools=PoolDirectory(settings.pools, dict)))
+                 pools=PoolDirectory(settings.pools, dict), measurements=FakeMeasurements()))
 heavy = {"torch", "diffusers", "transformers"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
