@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
+import dataclasses
 import platform
 import random
 import sys
@@ -27,6 +29,7 @@ from rich.progress import Progress
 
 from deployments.backends.cpu import create
 from deployments.engine.calibration import choose_rows, measure_step_costs
+from deployments.engine.decoding import DEFER_STEPS
 from deployments.engine.job import Job
 from deployments.engine.service import EngineService
 from deployments.messages import ImageRequest, ImageResult, Timings
@@ -46,7 +49,11 @@ class Mix:
     weights: tuple[float, ...]
 
 
-MIXES = (Mix("equal steps", (8,), (1.0,)), Mix("mixed steps", (4, 8, 20), (0.3, 0.5, 0.2)))
+MIXES = (
+    Mix("equal steps", (8,), (1.0,)),
+    Mix("mixed steps", (4, 8, 20), (0.3, 0.5, 0.2)),
+    Mix("few steps", (1, 2, 4), (0.3, 0.4, 0.3)),
+)
 
 
 class Server(Protocol):
@@ -116,10 +123,9 @@ class CollectThenRun:
 class StepLevel:
     """The project's engine."""
 
-    name = "step-level engine"
-
-    def __init__(self, service: EngineService) -> None:
+    def __init__(self, service: EngineService, name: str = "step-level engine") -> None:
         self._service = service
+        self.name = name
 
     async def paint(self, request: ImageRequest) -> None:
         """Join the batch at the next step."""
@@ -196,12 +202,33 @@ async def run(args: argparse.Namespace, console: Console) -> str:
 
     costs = measure_step_costs(backend, d.height, d.width, options.max_rows)
     rows = choose_rows(costs)
-    service = EngineService(backend, finish, max_rows=rows, max_queued=10**6, admission="deadline")
-    makers: list[Callable[[], Server]] = [
-        lambda: OneAtATime(backend.pipe),
-        lambda: CollectThenRun(backend.pipe, rows // 2),
-        lambda: StepLevel(service),
+
+    def engine(defer_steps: int = DEFER_STEPS, **facts: Any) -> EngineService:
+        other = copy.copy(backend)
+        other.facts = dataclasses.replace(backend.facts, **facts)
+        service = EngineService(
+            other,
+            finish,
+            max_rows=rows,
+            max_queued=10**6,
+            admission="deadline",
+            defer_steps=defer_steps,
+        )
+        services.append(service)
+        return service
+
+    services: list[EngineService] = []
+    ours = StepLevel(engine())
+    servers: list[Server] = [
+        OneAtATime(backend.pipe),
+        CollectThenRun(backend.pipe, rows // 2),
+        ours,
     ]
+    if args.decoding:
+        servers += [
+            StepLevel(engine(defer_steps=0, decode_batch=1), "engine, decode each at once"),
+            StepLevel(engine(overlap_decode=True), "engine, decode beside the steps"),
+        ]
     curve = ", ".join(f"{b}: {cost / b:.2f}" for b, cost in costs.items())
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {torch.get_num_threads()} threads of {cpu_name()}, "
@@ -213,25 +240,26 @@ async def run(args: argparse.Namespace, console: Console) -> str:
         "| mix | load | server | images/s | p50 s | p95 s | p99 s | p50 ÷ static | p95 ÷ static |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    total = len(MIXES) * (len(LOADS) + 1) * len(makers)
+    mixes = [mix for mix in MIXES if args.mix in (None, mix.name)]
+    total = len(mixes) * (len(LOADS) + 1) * len(servers)
     with Progress(console=console) as progress:
         task = progress.add_task("benchmarking", total=total)
-        for mix in MIXES:
+        for mix in mixes:
             requests = make_requests(make, mix, args.requests)
             capacity: dict[str, float] = {}
             for load in (None, *LOADS):
                 n = len(requests)
                 at = [0.0] * n if load is None else poisson(load * capacity["static batching"], n)
                 cells: list[tuple[str, float, NDArray[np.float64]]] = []
-                for maker in makers:
-                    server = maker()
+                for server in servers:
                     await server.paint(requests[0])
                     latencies, seconds = await drive(server, requests, at)
                     cells.append((server.name, n / seconds, latencies))
                     capacity.setdefault(server.name, n / seconds)
                     progress.advance(task)
                 lines += rows_of(mix.name, "saturated" if load is None else f"{load:.0%}", cells)
-    service.stop()
+    for service in services:
+        service.stop()
     return "\n".join(lines)
 
 
@@ -266,6 +294,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="embedded or a local folder")
     parser.add_argument("--requests", type=int, default=150, help="requests per cell")
+    parser.add_argument("--mix", choices=[mix.name for mix in MIXES], help="only this mix")
+    parser.add_argument(
+        "--decoding", action="store_true", help="also other ways to time the VAE's decoding"
+    )
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     args = parser.parse_args()
     console = Console(stderr=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,19 @@ def available_frameworks() -> frozenset[Framework]:
     return frozenset(_MODULES)
 
 
+@contextmanager
+def _hushed_transformers() -> Iterator[None]:
+    """While diffusers is imported: transformers warns of parts without torchvision, unused here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def create_backend(options: ReplicaOptions) -> Backend:
     """Import the framework's module and load the model on its device.
 
@@ -31,6 +46,7 @@ def create_backend(options: ReplicaOptions) -> Backend:
         raise ValueError(
             f"framework: got {options.framework!r}; this build has {', '.join(sorted(_MODULES))}"
         )
-    module = import_module(_MODULES[options.framework])
+    with _hushed_transformers():
+        module = import_module(_MODULES[options.framework])
     backend: Backend = module.create(options)
     return backend

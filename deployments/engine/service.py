@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.backends.base import Backend
+from deployments.engine.decoding import DEFER_STEPS
 from deployments.engine.engine import Engine
 from deployments.engine.job import Answer, Job
 from deployments.engine.preparation import Preparation
@@ -34,6 +35,7 @@ class EngineService:
         reference_pixels: size of picture for which that holds (see ``Engine``).
         max_queued: most requests waiting for a slot.
         admission: which waiting request is next.
+        defer_steps: most steps a finished latent waits to be decoded with others.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class EngineService:
         reference_pixels: int | None = None,
         max_queued: int,
         admission: Admission,
+        defer_steps: int = DEFER_STEPS,
     ) -> None:
         self.engine = Engine(
             backend,
@@ -52,6 +55,7 @@ class EngineService:
             max_rows=max_rows,
             reference_pixels=reference_pixels,
             admission=admission,
+            defer_steps=defer_steps,
         )
         self._finish = finish
         self._max_queued = max_queued
