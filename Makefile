@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
 STAMP := $(VENV)/.installed
+OLDER := $(VENV)/older/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
@@ -18,6 +19,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev,loadtest]'
 	touch $@
 
+# The Neuron profile's transformers and diffusers, for the tests that run under both.
+$(OLDER): $(STAMP) constraints-neuron.txt
+	rm -rf $(VENV)/older
+	$(BIN)/pip install --disable-pip-version-check --target $(VENV)/older --no-deps \
+		-c constraints-neuron.txt transformers diffusers tokenizers huggingface_hub
+	touch $@
+
 serve: $(STAMP)
 	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
 
@@ -25,7 +33,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE)
 	$(BIN)/python -m pytest -m "e2e and not slow"
 
-slow: $(STAMP)
+slow: $(STAMP) $(OLDER)
 	$(BIN)/python -m pytest -m slow
 
 # Branch coverage floor of the fast tests, raised as the suite grows.
