@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -128,6 +130,17 @@ def test_frameworks() -> None:
     if "neuron" not in available_frameworks():
         with pytest.raises(ValueError, match="framework"):
             create_backend(options)
+
+
+def test_a_replica_starts_without_a_word_on_stderr(model_folder: ModelFolder) -> None:
+    code = f"""
+from deployments.options import ReplicaOptions
+from deployments.backends import create_backend
+create_backend(ReplicaOptions(pool="p", accelerator="a", framework="cpu",
+                              model_source={str(model_folder("sd1"))!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
