@@ -26,6 +26,9 @@ _HEALTH_CHECK_TIMEOUT_S = 10.0
 def build(args: Settings | Mapping[str, Any]) -> Application:
     """The application builder named in ``serve_config.yaml``; ``args`` is what stands there.
 
+    For ``serve run`` and ``serve deploy``. ``serve build`` takes no builder, and what it writes
+    knows neither ``args`` nor the application's autoscaling policy.
+
     Not annotated with the pydantic model alone: Serve would then validate it itself and lose
     our one-line errors.
 
