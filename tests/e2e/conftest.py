@@ -6,6 +6,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,20 +80,43 @@ def wait_for(what: str, check: Callable[[], bool], timeout_s: float = START_S) -
         time.sleep(0.5)
 
 
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def shipped_config(port: int) -> dict[str, Any]:
+    """``serve_config.yaml`` on other ports."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text("utf-8"))
+    config["http_options"]["port"] = port
+    config["grpc_options"]["port"] = free_port()
+    return config
+
+
+def with_tiny_model(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """``config`` with the tiny model, which is built in ``folder``, and one thread a replica."""
+    tiny_model.build(folder / "model")
+    arguments = config["applications"][0]["args"]
+    arguments["model"] = {"source": str(folder / "model")}
+    for pool in arguments["pools"].values():
+        pool["engine"] = {"threads": 1}
+    return config
+
+
 def write_config(folder: Path) -> Path:
-    """The shipped config with a tiny model, another port and two more pools.
+    """The shipped config with the tiny model, another port and two more pools.
 
     ``made_up`` and ``twin`` run framework cpu on hardware that no node has at first.
     """
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["http_options"]["port"] = PORT
-    config["grpc_options"]["port"] = PORT + 1
+    config = with_tiny_model(shipped_config(PORT), folder)
     (application,) = config["applications"]
     arguments = application["args"]
-    arguments["model"] = {"source": str(folder / "model")}
     arguments["limits"] = {"request_timeout_s": 240}
     bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
     for name, resource in MADE_UP.items():
+        # The policy sees them too: its pools are these, by a YAML anchor.
         arguments["pools"][name] = {
             "accelerator": f"{name}-card",
             "framework": "cpu",
@@ -102,8 +126,6 @@ def write_config(folder: Path) -> Path:
             "engine": {"threads": 1, "deterministic": True, "max_rows": 4},
         }
         application["deployments"].append({"name": name, "autoscaling_config": bounds})
-    arguments["pools"]["cpu"]["engine"] = {"threads": 1}
-    application["autoscaling_policy"]["policy_kwargs"]["pools"] = arguments["pools"]
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -123,7 +145,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("e2e")
-    tiny_model.build(folder / "model")
     # Every process of the cluster must find our packages.
     os.environ["PYTHONPATH"] = str(ROOT)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
