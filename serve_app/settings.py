@@ -199,6 +199,7 @@ class LimitSettings(_Strict):
         max_guidance: highest guidance scale.
         max_prompt_chars: longest prompt and longest negative prompt, in characters.
         max_body_bytes: largest request body in bytes.
+        body_timeout_s: seconds within which a request's body must have arrived.
         max_image_pixels: largest input picture in pixels, checked before it is decoded.
         request_timeout_s: seconds from receipt to answer, all retries included.
     """
@@ -212,6 +213,7 @@ class LimitSettings(_Strict):
     max_guidance: float = Field(default=30, ge=1, le=1000, allow_inf_nan=False)
     max_prompt_chars: int = Field(default=2000, ge=1, le=100_000)
     max_body_bytes: int = Field(default=12 * 2**20, ge=1024, le=2**30)
+    body_timeout_s: float = Field(default=30, gt=0, le=86_400, allow_inf_nan=False)
     max_image_pixels: int = Field(default=2**22, ge=64, le=2**28)
     request_timeout_s: float = Field(default=300, gt=0, le=86_400, allow_inf_nan=False)
 

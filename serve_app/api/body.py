@@ -1,4 +1,4 @@
-"""Reading a JSON request body: size counted on the way in, strict JSON."""
+"""Reading a JSON request body: size and time counted on the way in, strict JSON."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class JsonBodies:
 
     def __init__(self, limits: LimitSettings, parsing: Executor) -> None:
         self._max_bytes = limits.max_body_bytes
+        self._timeout_s = limits.body_timeout_s
         # In the two prompts these are text; the rest of a request needs but a few.
         self._max_marks = 2 * limits.max_prompt_chars + _OTHER_MARKS
         self._parsing = parsing
@@ -42,8 +43,8 @@ class JsonBodies:
 
         Raises:
             ApiError: 415 for another content type or an encoded body, 413 past ``max_body_bytes``,
-                429 while too many bytes are held already, 400 for anything but one JSON object
-                (NaN, Infinity and repeated keys are refused too).
+                408 past ``body_timeout_s``, 429 while too many bytes are held already, 400 for
+                anything but one JSON object (NaN, Infinity and repeated keys are refused too).
         """
         _check_content_type(request)
         declared = request.headers.get("content-length", "")
@@ -51,16 +52,20 @@ class JsonBodies:
             raise self._too_large()
         raw, held = bytearray(), 0
         try:
-            async for part in request.stream():
-                if len(raw) + len(part) > self._max_bytes:
-                    raise self._too_large()
-                raw += part
-                # So that slow uploads of pictures never lock out plain requests.
-                more = max(0, len(raw) - _UNCOUNTED_BYTES) - held
-                if more > self._room:
-                    raise _busy()
-                self._room -= more
-                held += more
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    async for part in request.stream():
+                        if len(raw) + len(part) > self._max_bytes:
+                            raise self._too_large()
+                        raw += part
+                        # So that slow uploads of pictures never lock out plain requests.
+                        more = max(0, len(raw) - _UNCOUNTED_BYTES) - held
+                        if more > self._room:
+                            raise _busy()
+                        self._room -= more
+                        held += more
+            except TimeoutError:
+                raise self._too_slow() from None
             yield await self._parse(raw)
         finally:
             self._room += held
@@ -78,6 +83,14 @@ class JsonBodies:
     def _too_large(self) -> ApiError:
         return ApiError(
             413, f"the body is larger than {self._max_bytes} bytes", code="body_too_large"
+        )
+
+    def _too_slow(self) -> ApiError:
+        return ApiError(
+            408,
+            f"the body did not arrive within {self._timeout_s:g} s",
+            code="body_timeout",
+            headers={"Connection": "close"},  # what is left of the body is not read
         )
 
 

@@ -15,6 +15,7 @@ _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
     404: "`pool` names no declared pool.",
     406: "Accept admits nothing that can be sent.",
+    408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
     429: "The pool's queue is full, or too many large bodies are being read.",
@@ -97,7 +98,7 @@ def _imagine_responses(*, has_body: bool) -> _Json:
         }
     }
     for status, about in _ERRORS.items():
-        if has_body or status not in (413, 415):
+        if has_body or status not in (408, 413, 415):
             responses[str(status)] = _error(status, about)
     return responses
 

@@ -27,6 +27,7 @@ from tests.e2e import tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 18_731
 START_S = 180.0
+BODY_TIMEOUT_S = 5
 MADE_UP = {"made_up": "neuron_cores", "twin": "made_up_cores"}  # pool -> its hardware
 
 
@@ -113,7 +114,7 @@ def write_config(folder: Path) -> Path:
     config = with_tiny_model(shipped_config(PORT), folder)
     (application,) = config["applications"]
     arguments = application["args"]
-    arguments["limits"] = {"request_timeout_s": 240}
+    arguments["limits"] = {"request_timeout_s": 240, "body_timeout_s": BODY_TIMEOUT_S}
     bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
     for name, resource in MADE_UP.items():
         # The policy sees them too: its pools are these, by a YAML anchor.

@@ -8,6 +8,7 @@ import io
 import json
 import random
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import ROOT, Service, assert_same_picture, replica_processes
+from tests.e2e.conftest import (
+    BODY_TIMEOUT_S,
+    ROOT,
+    Service,
+    assert_same_picture,
+    replica_processes,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -149,6 +156,17 @@ async def test_a_deadline_and_a_client_that_leaves_free_the_replica(service: Ser
         # Had the replica gone on with 8 such pictures, this would wait for them.
         after = await client.post("/imagine", json={"prompt": "a", "deadline_ms": 30_000})
         assert after.status_code == 200, after.text
+
+
+def test_an_upload_that_stalls_is_answered_and_hung_up_on(service: Service) -> None:
+    head = "POST /imagine HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    half = b'{"prompt": "a red circle"'
+    with socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 0)) as stalled:
+        stalled.settimeout(BODY_TIMEOUT_S + 30)
+        stalled.sendall(f"{head}Content-Length: {2 * len(half)}\r\n\r\n".encode() + half)
+        answer = b"".join(iter(lambda: stalled.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "body_timeout"
 
 
 def mapped(pid: int, name: str) -> set[str]:

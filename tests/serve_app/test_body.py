@@ -110,6 +110,25 @@ async def test_a_body_given_up_is_no_longer_held() -> None:
     assert await read(bodies, with_image(11.5))
 
 
+async def test_a_stalled_body_is_refused_and_no_longer_held() -> None:
+    bodies = JsonBodies(LimitSettings(body_timeout_s=0.2), CountingPool(1))
+    stalled = [asyncio.ensure_future(read(bodies, with_image(11), asyncio.Event())) for _ in "ab"]
+    async with asyncio.timeout(5):
+        errors = await asyncio.gather(*stalled, return_exceptions=True)
+    for error in errors:
+        assert isinstance(error, ApiError)
+        assert (error.status, error.code) == (408, "body_timeout")
+        assert "0.2 s" in error.message
+    assert await read(bodies, with_image(11))
+
+
+async def test_the_time_for_a_body_is_not_the_time_for_its_picture() -> None:
+    bodies = JsonBodies(LimitSettings(body_timeout_s=0.05), CountingPool(1))
+    async with bodies.open(request(b'{"prompt": "a"}')) as body:
+        await asyncio.sleep(0.2)
+        assert body == {"prompt": "a"}
+
+
 def test_a_body_is_let_go_before_painting(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[int] = []
     made: list[JsonBodies] = []
