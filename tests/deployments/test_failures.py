@@ -55,31 +55,19 @@ def test_not_a_number_fails_alone(bench: Bench) -> None:
     assert bench.engine.fault is None
 
 
-def test_scheduler_exception_fails_alone(bench: Bench) -> None:
+@pytest.mark.parametrize("method", ["scale_model_input", "step"])
+def test_scheduler_exception_fails_alone(bench: Bench, method: str) -> None:
     bad, good = ask(), ask(seed=2)
     job = bench.submit(bad)
     bench.submit(good)
 
     def explode(*_: Any, **__: Any) -> None:
-        raise ArithmeticError("step")
+        raise ArithmeticError("broken")
 
-    job.path.scheduler.step = explode
+    setattr(job.path.scheduler, method, explode)
     bench.run()
     assert bench.failure(bad).code == "generation_failed"
-    assert bench.picture(good) == solo(FakeBackend(), good)[1]
-
-
-def test_model_input_exception_fails_alone(bench: Bench) -> None:
-    bad, good = ask(), ask(seed=2)
-    job = bench.submit(bad)
-    bench.submit(good)
-
-    def explode(*_: Any, **__: Any) -> None:
-        raise ArithmeticError("scale")
-
-    job.path.scheduler.scale_model_input = explode
-    bench.run()
-    assert bench.failure(bad).code == "generation_failed"
+    assert "ArithmeticError: broken" in bench.failure(bad).message
     assert bench.picture(good) == solo(FakeBackend(), good)[1]
     assert bench.engine.fault is None
 
