@@ -45,7 +45,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.engine --decoding --out benchmarks/engine.md
+	$(BIN)/python -m benchmarks.serving --out benchmarks/serving.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,30 +141,33 @@ def is_up(client: httpx.Client) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on a cluster of one plain node, started as the README starts it."""
+@contextmanager
+def serving(config: Path, port: int) -> Iterator[Service]:
+    """``config`` on a cluster of one plain node, started as the README starts it."""
     from ray.cluster_utils import Cluster
 
-    folder = tmp_path_factory.mktemp("e2e")
     # Every process of the cluster must find our packages.
     os.environ["PYTHONPATH"] = str(ROOT)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    serve = Path(sys.executable).with_name("serve")
-    log = (folder / "serve.log").open("wb")
-    process = subprocess.Popen(
-        [str(serve), "run", str(write_config(folder)), "--address", cluster.address],
-        cwd=ROOT,
-        stdout=log,
-        stderr=subprocess.STDOUT,
+    # A dashboard port of its own: the tests of one run have several clusters.
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": free_port()}
     )
-    url = f"http://127.0.0.1:{PORT}"
+    serve = Path(sys.executable).with_name("serve")
+    log = config.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(serve), "run", str(config), "--address", cluster.address],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(base_url=url, timeout=90) as client:
             try:
                 wait_for("the service", lambda: is_up(client))
             except AssertionError:
-                print((folder / "serve.log").read_text(errors="replace")[-5000:])
+                print(log.read_text(errors="replace")[-5000:])
                 raise
             yield Service(url=url, client=client, cluster=cluster)
     finally:
@@ -172,5 +176,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
-        log.close()
         cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service with the tiny model, for all tests that do not say otherwise."""
+    with serving(write_config(tmp_path_factory.mktemp("e2e")), PORT) as running:
+        yield running
