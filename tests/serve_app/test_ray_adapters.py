@@ -120,7 +120,9 @@ def bare_ingress() -> tuple[Any, Any, Front]:
         painter=FakePainter(),
         measurements=FakeMeasurements(),
     )
-    ingress: Any = Ingress.__new__(Ingress)
+    # Our class without Serve's wrapper, whose __del__ is a coroutine that only Serve awaits.
+    plain: Any = Ingress.__mro__[1]
+    ingress = plain.__new__(plain)
     ingress._settings, ingress._directory, ingress._front = settings, directory, front
     ingress._configured = False
     return ingress, directory, front
