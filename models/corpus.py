@@ -65,7 +65,7 @@ def build(
     pictures.npy (uint8 [N/7, 64, 64, 3]); does nothing where they all exist.
 
     Things lie in their usual places in the even scenes and up to `wobble` pixels beside them in the
-    odd ones: the UNet begins with the even ones, from which it learns shapes sooner.
+    odd ones: see ``denoising`` for when it takes which.
     """
     if (folder / "captions.json").exists():
         return

@@ -15,7 +15,9 @@ from models.prompts import GRID
 
 _BATCH = 64
 _DROPPED = 0.1  # of all captions, so that the model also knows "no caption"
-_CALM = 0.4  # of the budget, with only the scenes that have everything in its usual place
+# Between these shares of the budget all scenes; before and after only those with everything in its
+# usual place: shapes are learned sooner from them, and edges end crisper.
+_WOBBLY = (0.3, 0.6)
 
 
 def train(folder: Path, budget: float, seed: int, init: Path | None = None) -> None:
@@ -49,7 +51,7 @@ def train(folder: Path, budget: float, seed: int, init: Path | None = None) -> N
         threads = 1 if decoding.is_running(folder) else 2
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        stride = 2 if share < _CALM else 1
+        stride = 1 if _WOBBLY[0] <= share < _WOBBLY[1] else 2
         rows = np.sort(chooser.integers(0, -(-len(codes) // stride), _BATCH)) * stride
         clean = torch.from_numpy(codes[rows]).float()
         text = states(rows)
