@@ -21,7 +21,7 @@ class ReplicaOptions(BaseModel):
         model_source: ``embedded``, a local folder, or a Hugging Face model id.
         model_revision: commit, tag or branch; required for a model id.
         dtype: weights and activations; ``None`` for the backend's own choice.
-        threads: CPU threads for tensor work; ``None`` for every core this process may use.
+        threads: CPU threads for tensor work; ``None`` lets the backend choose.
         max_rows: most batch rows per step; calibration may lower it (a guided request takes two).
         max_queued: most pictures waiting for a slot before new ones are refused.
         deterministic: always run the same padded batch, so that neighbours cannot change a bit.

@@ -7,18 +7,23 @@ import os
 import torch
 
 from deployments.backends.pipeline import PipelineBackend
+from deployments.engine.calibration import time_rows
 from deployments.model import load_pipeline
+from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
 
-# On shared cores a decode thread only steals from the steps: decode between them, in batches.
 DECODE_BATCH = 4
+# Two guided pictures: between one alone, which wants a short step, and a full batch.
+_TRIAL_ROWS = 4
+# A step as long as this is worth every core, and too long to try several numbers of threads.
+_LONG_STEP_MS = 500.0
 
 
 def create(options: ReplicaOptions) -> PipelineBackend:
-    """Load the model in float32 (or as told) and use every core this process may run on."""
+    """Load the model in float32 (or as told) and choose the number of threads if not told."""
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     dtype = getattr(torch, options.dtype or "float32")
-    return PipelineBackend(
+    backend = PipelineBackend(
         load_pipeline(options.model_source, options.model_revision),
         device=torch.device("cpu"),
         dtype=dtype,
@@ -26,3 +31,28 @@ def create(options: ReplicaOptions) -> PipelineBackend:
         decode_batch=1 if options.deterministic else DECODE_BATCH,
         overlap_decode=False,
     )
+    # Timing may choose differently next time, and another number of threads other last bits.
+    if options.threads is None and not options.deterministic:
+        defaults = load_model_info(options.model_source, options.model_revision).defaults
+        torch.set_num_threads(fastest_threads(backend, defaults.height, defaults.width))
+    return backend
+
+
+def fastest_threads(backend: PipelineBackend, height: int, width: int) -> int:
+    """The number of threads, up to all cores, with which a step of a few rows takes least time.
+
+    A small model's step is many short operations, and threads that have to be woken for each cost
+    more than they save: the embedded model's step takes twice as long on two cores as on one.
+    """
+    cores = len(os.sched_getaffinity(0))
+    numbers = [cores]
+    while numbers[-1] > 1:
+        numbers.append(numbers[-1] // 2)
+    text = backend.encode_prompt("")
+    costs: dict[int, float] = {}
+    for threads in numbers:
+        torch.set_num_threads(threads)
+        costs[threads] = time_rows(backend, text, height, width, _TRIAL_ROWS)
+        if costs[threads] > _LONG_STEP_MS:
+            break
+    return min(costs, key=lambda threads: costs[threads])

@@ -30,11 +30,11 @@ def measure_step_costs(
     text = backend.encode_prompt("")
     if backend.facts.fixed_rows is not None:
         rows = backend.facts.fixed_rows
-        return {rows: _time_rows(backend, text, height, width, rows)}
+        return {rows: time_rows(backend, text, height, width, rows)}
     costs: dict[int, float] = {}
     rows = 1
     while rows <= max_rows:
-        costs[rows] = _time_rows(backend, text, height, width, rows)
+        costs[rows] = time_rows(backend, text, height, width, rows)
         if rows >= 4 and not _pays(costs, rows):
             break
         rows *= 2
@@ -56,7 +56,8 @@ def _pays(costs: dict[int, float], rows: int) -> bool:
     return costs[rows] / rows <= (1 - WORTHWHILE_GAIN) * costs[half] / half
 
 
-def _time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:
+def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:
+    """Milliseconds of one UNet call with so many rows of this size, the best of a few."""
     facts = backend.facts
     cell = facts.scale_factor
     device = torch.device(facts.device)

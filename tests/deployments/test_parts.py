@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from deployments.backends import available_frameworks, create_backend
+from deployments.backends.cpu import fastest_threads
 from deployments.engine.batch import combine
 from deployments.engine.calibration import choose_rows, measure_step_costs
 from deployments.engine.preparation import PROMPT_CACHE_ENTRIES, Preparation
@@ -70,7 +71,7 @@ def test_choose_rows(costs: dict[int, float], rows: int) -> None:
 
 def test_measured_costs_stop_where_they_stop_paying(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 3.3}
-    monkeypatch.setattr("deployments.engine.calibration._time_rows", lambda *args: costs[args[-1]])
+    monkeypatch.setattr("deployments.engine.calibration.time_rows", lambda *args: costs[args[-1]])
     assert list(measure_step_costs(FakeBackend(), 16, 16, 16)) == [1, 2, 4, 8]
     assert list(measure_step_costs(FakeBackend(fixed_rows=16), 16, 16, 16)) == [16]
 
@@ -130,6 +131,34 @@ def test_frameworks() -> None:
     if "neuron" not in available_frameworks():
         with pytest.raises(ValueError, match="framework"):
             create_backend(options)
+
+
+@pytest.mark.parametrize(
+    ("costs", "chosen", "tried"),
+    [
+        ({4: 20.0, 2: 10.0, 1: 15.0}, 2, [4, 2, 1]),
+        ({4: 20.0, 2: 30.0, 1: 40.0}, 4, [4, 2, 1]),
+        ({4: 900.0, 2: 1.0, 1: 1.0}, 4, [4]),  # a long step is not tried again and again
+    ],
+)
+def test_the_fastest_number_of_threads_is_chosen(
+    costs: dict[int, float], chosen: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def cost(*_: Any) -> float:
+        seen.append(torch.get_num_threads())
+        return costs[seen[-1]]
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr("deployments.backends.cpu.time_rows", cost)
+    backend: Any = FakeBackend()
+    before = torch.get_num_threads()
+    try:
+        assert fastest_threads(backend, 16, 16) == chosen
+    finally:
+        torch.set_num_threads(before)
+    assert seen == tried
 
 
 def test_a_replica_starts_without_a_word_on_stderr(model_folder: ModelFolder) -> None:
