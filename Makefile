@@ -45,7 +45,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.engine --decoding --out benchmarks/engine.md
+	$(BIN)/python -m benchmarks.engine --out benchmarks/engine.md
 	$(BIN)/python -m benchmarks.serving --out benchmarks/serving.md
 
 clean:

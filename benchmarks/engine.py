@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import copy
 import dataclasses
+import os
 import platform
 import random
 import sys
@@ -231,7 +232,8 @@ async def run(args: argparse.Namespace, console: Console) -> str:
         ]
     curve = ", ".join(f"{b}: {cost / b:.2f}" for b, cost in costs.items())
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {torch.get_num_threads()} threads of {cpu_name()}, "
+        f"{time.strftime('%Y-%m-%d')}, {torch.get_num_threads()} thread(s) on {os.cpu_count()} "
+        f"cores of {cpu_name()}, "
         f"torch {torch.__version__}, Python {platform.python_version()}, model `{args.model}` "
         f"{d.width}×{d.height}, {args.requests} requests a cell, open-loop Poisson arrivals.",
         f"Step cost per row in ms by rows: {curve}; the engine runs {rows} rows, static batching "

@@ -9,7 +9,7 @@ import torch
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 
 # Doubling the rows must cut the cost per row by at least this much to be worth the longer step.
-WORTHWHILE_GAIN = 0.05
+WORTHWHILE_GAIN = 0.02
 REPEATS = 3
 
 

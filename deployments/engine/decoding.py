@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from deployments.backends.base import Backend
 from deployments.engine.job import Job
 
-# Finishers wait this many steps for company: naive decoding at batch 1 costs ~8 % of capacity.
-DEFER_STEPS = 3
+# Finishers wait at most this many steps for company that is due by then: decoding each at once
+# costs a tenth of the capacity (benchmarks/decoding.md).
+DEFER_STEPS = 2
 # An idle engine looks for arrivals this often while a picture is decoded beside it.
 _LOOK_UP_S = 0.002
 
@@ -22,7 +23,7 @@ Decoded = Callable[[Job, NDArray[np.uint8]], None]
 
 
 class Decoder:
-    """Decodes in batches: when one is full, when its oldest has waited, or when idle.
+    """Decodes in batches: when one is full, when no company is due in time, or when idle.
 
     Where the backend says so, batches are decoded in a thread beside the steps, one at a time;
     else between two steps.
@@ -62,16 +63,20 @@ class Decoder:
         """Forget jobs nobody waits for."""
         self._queue = deque(entry for entry in self._queue if not unwanted(entry[0]))
 
-    def tick(self, idle: bool) -> None:
-        """Decode what is due; a device error fails that batch and rises."""
+    def tick(self, soonest: int | None) -> None:
+        """Decode what is due; a device error fails that batch and rises.
+
+        Args:
+            soonest: steps until the next running request finishes; ``None`` when none is running.
+        """
         self._tick += 1
         if self._beside is None:
-            while self._due(idle):
+            while self._due(soonest):
                 self._run(self._take())
-                idle = False  # whoever arrived meanwhile takes a step first
+                soonest = soonest or 0  # whoever arrived meanwhile takes a step first
             return
-        self._collect(idle)
-        if self._running is None and self._due(idle):
+        self._collect(idle=soonest is None)
+        if self._running is None and self._due(soonest):
             self._running = self._beside.submit(self._run, self._take())
 
     def _collect(self, idle: bool) -> None:
@@ -84,12 +89,12 @@ class Decoder:
             done, self._running = self._running, None
             done.result()
 
-    def _due(self, idle: bool) -> bool:
+    def _due(self, soonest: int | None) -> bool:
         if not self._queue:
             return False
-        waited = self._tick - self._queue[0][1]
+        waited = self._tick - 1 - self._queue[0][1]
         full = len(self._queue) >= self._room(self._queue[0][0])
-        return idle or full or waited > self._defer_steps
+        return full or soonest is None or waited + soonest > self._defer_steps
 
     def _room(self, job: Job) -> int:
         """How many pictures of the job's size are decoded at once."""

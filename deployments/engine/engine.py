@@ -94,7 +94,7 @@ class Engine:
         for job in jobs:
             job.fail("device_error", message, retryable=True)
         while len(self._decoder):
-            self._decode(idle=True)
+            self._decode()
 
     def _admit(self) -> None:
         with self._lock:
@@ -178,11 +178,11 @@ class Engine:
                 self._decoder.add(job)
             else:
                 job.fail("generation_failed", "the picture's latents are not finite (NaN)")
-        self._decode(idle=not self._slots)
+        self._decode()
 
-    def _decode(self, idle: bool) -> None:
+    def _decode(self) -> None:
         try:
-            self._decoder.tick(idle)
+            self._decoder.tick(min((job.path.remaining for job in self._slots), default=None))
         except Exception as error:  # the decoder has failed its jobs; remember why
             self.fault = f"{type(error).__name__}: {error}"
 

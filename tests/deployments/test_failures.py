@@ -33,7 +33,7 @@ def test_cancelled_request_frees_its_rows_at_the_next_step(bench: Bench) -> None
 
 
 def test_cancelled_while_waiting_for_the_decoder(bench: Bench) -> None:
-    short, long = ask(num_inference_steps=1), ask(num_inference_steps=9)
+    short, long = ask(num_inference_steps=1), ask(num_inference_steps=3)
     job = bench.submit(short)
     bench.submit(long)
     bench.engine.step()
@@ -177,10 +177,31 @@ def test_decodes_are_batched_and_deferred_but_not_for_ever() -> None:
     assert backend.decodes == [4, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("other_steps", "decodes"),
+    [
+        (3, [[], [], [2]]),  # company is due in two steps: wait for it
+        (4, [[1], [1], [1]]),  # in three: do not
+    ],
+)
+def test_a_finished_latent_waits_only_for_company_that_is_due(
+    other_steps: int, decodes: list[list[int]]
+) -> None:
+    backend = FakeBackend(decode_batch=4)
+    bench = Bench(backend, max_rows=8)
+    bench.submit(ask(num_inference_steps=1))
+    bench.submit(ask(num_inference_steps=other_steps))
+    seen = []
+    for _ in range(3):
+        bench.engine.step()
+        seen.append(list(backend.decodes))
+    assert seen == decodes
+
+
 def test_every_full_batch_is_decoded_before_the_next_step() -> None:
     backend = FakeBackend(decode_batch=2)
     bench = Bench(backend, max_rows=8)
-    bench.submit(ask(num_inference_steps=20, guidance_scale=1.0))
+    bench.submit(ask(num_inference_steps=2, guidance_scale=1.0))
     for _ in range(5):
         bench.submit(ask(num_inference_steps=1, guidance_scale=1.0))
     bench.engine.step()
