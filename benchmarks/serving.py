@@ -23,6 +23,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 from rich.console import Console
 
 from benchmarks.engine import cpu_name
@@ -85,6 +86,8 @@ def running(contestant: Contestant) -> Iterator[float]:
             time.sleep(0.2)
         yield time.perf_counter() - begin
     finally:
+        alive = process.poll() is None
+        started = psutil.Process(process.pid).children(recursive=True) if alive else []
         process.send_signal(signal.SIGINT)
         try:
             process.wait(30)
@@ -95,6 +98,9 @@ def running(contestant: Contestant) -> Iterator[float]:
             capture_output=True,
             check=False,
         )
+        for left in started:  # HAProxy outlives Ray, and its port is the next one's
+            if left.is_running():
+                left.kill()
 
 
 async def measure(port: int, steps: int, n: int, concurrency: int) -> dict[str, float]:
