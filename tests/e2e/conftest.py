@@ -176,6 +176,7 @@ def serving(config: Path, port: int) -> Iterator[Service]:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
         cluster.shutdown()
 
 

@@ -126,14 +126,15 @@ def test_a_negative_prompt_steers_away(embedded: Service) -> None:
     for seed in range(4):
         plain = draw(embedded, "a circle on a blue background", seed=seed)
         colour = checker.colour_name(np.median(plain[26:38, 26:38].reshape(-1, 3), axis=0))
-        assert from_colour(plain[26:38, 26:38], colour) < 60
+        assert from_colour(plain[26:38, 26:38], colour) < 90
         away = draw(
             embedded,
             "a circle on a blue background",
             seed=seed,
             negative_prompt=f"a {colour} circle on a blue background",
         )
-        assert from_colour(away[26:38, 26:38], colour) > 90
+        nearer = from_colour(plain[26:38, 26:38], colour)
+        assert from_colour(away[26:38, 26:38], colour) > nearer + 40
         assert from_colour(corners(away), "blue") < 30
 
 
@@ -143,11 +144,11 @@ def test_strength_leads_from_the_start_picture_to_the_prompt(embedded: Service) 
     prompt = "a yellow star on a black background"
     made = [
         draw(embedded, prompt, image=image, strength=s, num_inference_steps=10)
-        for s in (0.2, 0.5, 1.0)
+        for s in (0.1, 0.2, 0.4, 1.0)
     ]
     distances = [apart(picture(start), one) for one in made]
     assert distances == sorted(distances)
-    assert distances[0] < 0.25 * distances[-1]
-    assert from_colour(corners(made[0]), "blue") < 60
+    assert distances[0] < 0.4 * distances[-1]
+    assert from_colour(corners(made[0]), "blue") < 30
     assert from_colour(corners(made[-1]), "black") < 30
     assert from_colour(made[-1][28:36, 28:36], "yellow") < 40
