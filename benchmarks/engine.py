@@ -203,6 +203,7 @@ async def run(args: argparse.Namespace, console: Console) -> str:
 
     costs = measure_step_costs(backend, d.height, d.width, options.max_rows)
     rows = choose_rows(costs)
+    services: list[EngineService] = []
 
     def engine(defer_steps: int = DEFER_STEPS, **facts: Any) -> EngineService:
         other = copy.copy(backend)
@@ -218,12 +219,10 @@ async def run(args: argparse.Namespace, console: Console) -> str:
         services.append(service)
         return service
 
-    services: list[EngineService] = []
-    ours = StepLevel(engine())
     servers: list[Server] = [
         OneAtATime(backend.pipe),
         CollectThenRun(backend.pipe, rows // 2),
-        ours,
+        StepLevel(engine()),
     ]
     if args.decoding:
         servers += [

@@ -9,7 +9,6 @@ import torch
 from deployments.backends.pipeline import PipelineBackend
 from deployments.engine.calibration import time_rows
 from deployments.model import load_pipeline
-from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
 
 DECODE_BATCH = 4
@@ -33,8 +32,7 @@ def create(options: ReplicaOptions) -> PipelineBackend:
     )
     # Timing may choose differently next time, and another number of threads other last bits.
     if options.threads is None and not options.deterministic:
-        defaults = load_model_info(options.model_source, options.model_revision).defaults
-        torch.set_num_threads(fastest_threads(backend, defaults.height, defaults.width))
+        torch.set_num_threads(fastest_threads(backend, *backend.own_size))
     return backend
 
 

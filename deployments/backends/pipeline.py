@@ -62,6 +62,13 @@ class PipelineBackend:
             zero_empty_negative=bool(self.pipe.config.get("force_zeros_for_empty_prompt", False)),
         )
 
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the pictures that the UNet was made for."""
+        cells = self.pipe.unet.config.sample_size
+        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+        return height * self.facts.scale_factor, width * self.facts.scale_factor
+
     @torch.inference_mode()
     def encode_prompt(self, text: str) -> TextEmbedding:
         """Encode one text with the pipeline's own ``encode_prompt``."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from starlette.requests import Request
 
 from serve_app.api.errors import ApiError, bad_value
-from serve_app.api.fields import shorten, shorten_name
+from serve_app.api.quoting import shorten, shorten_name
 from serve_app.settings import LimitSettings
 
 _INLINE_BYTES = 256 * 1024  # parsed on the event loop: at most some 10 ms

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_args
 from deployments.messages import OutputFormat, SchedulerName
 from deployments.model_info import ModelInfo
 from serve_app.api.errors import bad_value
+from serve_app.api.quoting import shorten, shorten_name
 from serve_app.settings import Settings, did_you_mean
 
 Kind = Literal["string", "integer", "number"]
@@ -19,8 +19,6 @@ MAX_SEED = 2**32 - 1
 MAX_DEADLINE_MS = 86_400_000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel = 3
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -255,24 +253,6 @@ def _if_then(
         "if": {"properties": given, "required": list(given)},
         "then": {"properties": then, "required": list(required)},
     }
-
-
-def shorten(value: Any) -> str:
-    """``value`` for an error message: at most some 80 characters, safe to print.
-
-    Looks at no more of ``value`` than it shows, however long or deep that is.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
-        return "a huge number"
-    text = ascii(value[:80]) if isinstance(value, str) else _BRIEF.repr(value)
-    text = text.encode("ascii", "backslashreplace").decode()
-    return f"{text[:77]}..." if len(text) > 80 else text
-
-
-def shorten_name(name: str) -> str:
-    """A field name from outside, safe for ``param`` and messages."""
-    text = name.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 64 else f"{text[:61]}..."
 
 
 def _fields(settings: Settings, model: ModelInfo) -> list[Field]:

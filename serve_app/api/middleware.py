@@ -60,7 +60,7 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             log.info("request %s: the client left before its body was read", request_id)
-        except Exception:
+        except Exception:  # a bug of ours: logged, and answered if an answer can still be given
             log.exception("request %s failed inside", request_id)
             if started and not ended:
                 raise

@@ -148,7 +148,7 @@ class FakeBackend:
         return TextEmbedding(torch.full((1, 3, 2), value), None, False)
 
     def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("plain arithmetic starts from noise; the oracle tests encode")
 
     def denoise(self, batch: DenoiseBatch) -> torch.Tensor:
         rows = batch.latents.shape[0]

@@ -16,7 +16,7 @@ from serve_app.api import body as body_module
 from serve_app.api.application import create_app
 from serve_app.api.body import JsonBodies
 from serve_app.api.errors import ApiError
-from serve_app.api.fields import shorten
+from serve_app.api.quoting import shorten
 from serve_app.settings import LimitSettings
 from tests.serve_app.conftest import FakePainter, Stand
 
