@@ -294,7 +294,7 @@ def main() -> None:
     """Parse the command line and print (and write) the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="embedded or a local folder")
-    parser.add_argument("--requests", type=int, default=150, help="requests per cell")
+    parser.add_argument("--requests", type=int, default=200, help="requests per cell")
     parser.add_argument("--mix", choices=[mix.name for mix in MIXES], help="only this mix")
     parser.add_argument(
         "--decoding", action="store_true", help="also other ways to time the VAE's decoding"

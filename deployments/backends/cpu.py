@@ -7,15 +7,13 @@ import os
 import torch
 
 from deployments.backends.pipeline import PipelineBackend
-from deployments.engine.calibration import time_rows
+from deployments.engine.calibration import LONG_STEP_MS, time_rows
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 
 DECODE_BATCH = 4
 # Two guided pictures: between one alone, which wants a short step, and a full batch.
 _TRIAL_ROWS = 4
-# A step as long as this is worth every core, and too long to try several numbers of threads.
-_LONG_STEP_MS = 500.0
 
 
 def create(options: ReplicaOptions) -> PipelineBackend:
@@ -51,6 +49,6 @@ def fastest_threads(backend: PipelineBackend, height: int, width: int) -> int:
     for threads in numbers:
         torch.set_num_threads(threads)
         costs[threads] = time_rows(backend, text, height, width, _TRIAL_ROWS)
-        if costs[threads] > _LONG_STEP_MS:
+        if costs[threads] > LONG_STEP_MS:  # worth every core, and too long to try fewer
             break
     return min(costs, key=lambda threads: costs[threads])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from serve_app.routing.speed import Profile, Speed
+from serve_app.routing.work import Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +30,48 @@ class PoolState:
     status: str = "UNKNOWN"
     message: str = ""
 
+    @property
+    def target(self) -> int:
+        """Replicas that Serve wants: all but those that stop."""
+        return self.ready + self.updating + self.starting
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+class Observed(NamedTuple):
+    """What a pool did of late, as this ingress replica saw it.
+
+    Attributes:
+        count: pictures answered within the window.
+        p50_s, p95_s, p99_s: seconds from send to answer.
+        images_per_minute: rate of answers.
+    """
+
+    count: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    images_per_minute: float
+
+
+# Not frozen: eight are made per request, and a frozen one takes three times as long to make.
+@dataclass(slots=True, kw_only=True)
 class PoolSnapshot:
     """One pool at one moment: what was configured joined with its live state.
 
     Attributes:
         name: the pool's name.
         accelerator: its label, e.g. ``"nvidia-l4"``.
-        framework: ``"cpu"``, ``"cuda"`` or ``"neuron"``.
+        framework: ``"cpu"``, ``"cuda"``, ``"neuron"`` or ``"emulated"``.
         weight: weight in force (not normalised).
         max_replicas: most replicas the settings allow.
         state: live replicas.
+        price_per_hour: US dollars for one replica, if known.
+        profile: what one replica does within the latency objective, if known.
+        speed: step cost of one replica by rows, if known.
+        load: work sent and not yet answered, by all ingress replicas.
+        correction: how many times longer than predicted requests take of late.
+        observed: latency of late; ``None`` without enough answers.
+        held: whether its circuit breaker keeps requests away.
+        probe: whether it waits for one request to show that it works again.
     """
 
     name: str
@@ -46,6 +80,14 @@ class PoolSnapshot:
     weight: float
     max_replicas: int
     state: PoolState
+    price_per_hour: float | None = None
+    profile: Profile | None = None
+    speed: Speed | None = None
+    load: Load = field(default_factory=Load)
+    correction: float = 1.0
+    observed: Observed | None = None
+    held: bool = False
+    probe: bool = False
 
     @property
     def ready(self) -> int:
@@ -61,6 +103,15 @@ class PoolSnapshot:
     def gone(self) -> bool:
         """Whether no replica is left that could still finish a request."""
         return not (self.state.ready or self.state.updating or self.state.draining)
+
+    @property
+    def cost_per_1000(self) -> float | None:
+        """US dollars for 1,000 default pictures at the full rate; ``None`` when unknown."""
+        if self.price_per_hour is None or self.profile is None:
+            return None
+        if self.profile.images_per_minute == 0:
+            return None
+        return self.price_per_hour / 60 / self.profile.images_per_minute * 1000
 
     @property
     def why_unavailable(self) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from deployments.backends import available_frameworks, create_backend
 from deployments.backends.cpu import fastest_threads
 from deployments.engine.batch import combine
-from deployments.engine.calibration import choose_rows, measure_step_costs
+from deployments.engine.calibration import ROUNDS, choose_rows, measure_step_costs
 from deployments.engine.preparation import PROMPT_CACHE_ENTRIES, Preparation
 from deployments.engine.trajectory import make_scheduler
 from deployments.messages import MEDIA_TYPES, ImageResult, OutputFormat
@@ -69,11 +69,30 @@ def test_choose_rows(costs: dict[int, float], rows: int) -> None:
     assert choose_rows(costs) == rows
 
 
-def test_measured_costs_stop_where_they_stop_paying(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_costs_stop_where_long_steps_stop_paying(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 3.3}
-    monkeypatch.setattr("deployments.engine.calibration.time_rows", lambda *args: costs[args[-1]])
+    scale = [1.0]
+    monkeypatch.setattr(
+        "deployments.engine.calibration.time_rows", lambda *args: scale[0] * costs[args[-1]]
+    )
+    assert list(measure_step_costs(FakeBackend(), 16, 16, 16)) == [1, 2, 4, 8, 16]
+    scale[0] = 300.0
     assert list(measure_step_costs(FakeBackend(), 16, 16, 16)) == [1, 2, 4, 8]
     assert list(measure_step_costs(FakeBackend(fixed_rows=16), 16, 16, 16)) == [16]
+
+
+def test_a_busy_spell_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def cost(*args: Any) -> float:
+        rows: int = args[-1]
+        calls.append(rows)
+        return rows + 10.0 + (50.0 if rows == 8 and calls.count(8) < ROUNDS else 0.0)
+
+    monkeypatch.setattr("deployments.engine.calibration.time_rows", cost)
+    costs = measure_step_costs(FakeBackend(), 16, 16, 8)
+    assert costs == {1: 11.0, 2: 12.0, 4: 14.0, 8: 18.0}
+    assert choose_rows(costs) == 8
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "lcm"])
