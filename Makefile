@@ -9,7 +9,7 @@ OLDER := $(VENV)/older/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve test lint e2e slow bench clean
+.PHONY: setup serve demo test lint e2e slow bench clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine --out benchmarks/engine.md
 	$(BIN)/python -m benchmarks.serving --out benchmarks/serving.md
+	$(BIN)/python -m benchmarks.routing --out benchmarks/routing.md
+
+demo: $(STAMP)
+	$(BIN)/python -m loadtest.demo
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

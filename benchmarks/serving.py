@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from benchmarks.engine import cpu_name
+from benchmarks.hardware import cpu_name
 
 STARTUP_S = 240.0
 PROMPT = "a red circle on a blue background"

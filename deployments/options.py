@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Framework = Literal["cpu", "cuda", "neuron"]
+Framework = Literal["cpu", "cuda", "neuron", "emulated"]
 DType = Literal["float32", "bfloat16", "float16"]
 Admission = Literal["deadline", "shortest"]
 
@@ -26,6 +26,7 @@ class ReplicaOptions(BaseModel):
         max_queued: most pictures waiting for a slot before new ones are refused.
         deterministic: always run the same padded batch, so that neighbours cannot change a bit.
         admission: which waiting picture gets the next slot.
+        emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -41,3 +42,4 @@ class ReplicaOptions(BaseModel):
     max_queued: int = Field(default=512, ge=1)
     deterministic: bool = False
     admission: Admission = "deadline"
+    emulated_step_s: float | None = Field(default=None, gt=0)

@@ -70,10 +70,11 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
     engine = {k: v for k, v in pool.engine.model_dump().items() if v is not None}
     return ReplicaOptions(
         pool=name,
-        accelerator=pool.accelerator,
+        accelerator=pool.label,
         framework=pool.framework,
         model_source=settings.model.source,
         model_revision=settings.model.revision,
+        emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
         **engine,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import Any
 
 from ray import serve
@@ -11,14 +12,19 @@ from starlette.types import ASGIApp
 
 from deployments.model_info import load_model_info
 from serve_app.api.application import create_app
-from serve_app.api.front import Front
+from serve_app.api.front import Front, default_work
+from serve_app.live import LiveSettings
 from serve_app.routing.availability import Availability, serve_states
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.journal import Journal
 from serve_app.routing.measurements import Measurements
 from serve_app.routing.ray_handle import RayPoolHandle
-from serve_app.routing.weighted import WeightedPolicy
-from serve_app.settings import LiveSettings, Settings, SettingsError
+from serve_app.settings import Settings, SettingsError
+from serve_app.telemetry.routing import RayRoutingMetrics
+
+# Ingress replicas start their round robins at different places of a hundred requests.
+_PHASES = 100
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +44,32 @@ class Ingress:
     def __init__(self, settings: Settings, handles: dict[str, DeploymentHandle[Any]]) -> None:
         app_name = serve.get_replica_context().app_name
         self._settings = settings
-        self._configured = False
+        self._started = False
         self._availability = Availability(
             lambda: serve_states(app_name), settings.ingress.poll_interval_s
         )
-        self._directory = PoolDirectory(settings.pools, self._availability.states)
+        model = load_model_info(settings.model.source, settings.model.revision)
+        directory = PoolDirectory(settings.pools, self._availability.states, default_work(model))
         pools = {name: RayPoolHandle(handle) for name, handle in handles.items()}
+        measurements = Measurements(pools, directory.measured)
+        self._dispatcher = Dispatcher(
+            pools,
+            directory,
+            reference_pixels=model.defaults.width * model.defaults.height,
+            timeout_s=settings.limits.request_timeout_s,
+            journal=Journal(RayRoutingMetrics()),
+            looked=measurements.refresh,
+            phase=secrets.randbelow(_PHASES),
+        )
         self._front = Front(
             settings=settings,
-            model=load_model_info(settings.model.source, settings.model.revision),
-            pools=self._directory,
-            painter=Dispatcher(
-                pools,
-                self._directory,
-                WeightedPolicy(),
-                timeout_s=settings.limits.request_timeout_s,
-            ),
-            measurements=Measurements(pools),
+            model=model,
+            pools=directory,
+            painter=self._dispatcher,
+            routing=self._dispatcher,
+            measurements=measurements,
         )
+        self._take(LiveSettings())
         self._availability.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -73,13 +87,21 @@ class Ingress:
             SettingsError: the first configuration is bad.
         """
         try:
-            live = LiveSettings.parse(user_config, self._settings.pools)
+            live = LiveSettings.parse(user_config, self._settings)
         except SettingsError as error:
-            if not self._configured:
+            if not self._started:
                 raise
             log.error("refused, the last good configuration stays in force: %s", error)
             self._front.config_problem = str(error)
             return
-        self._directory.override_weights(live.weights)
+        self._take(live)
+        self._started = True
+
+    def check_health(self) -> None:
+        """Called by Serve once the ingress has been constructed and configured, if it is at all."""
+        self._started = True
+
+    def _take(self, live: LiveSettings) -> None:
+        self._dispatcher.configure(live)
+        self._front.live = live
         self._front.config_problem = None
-        self._configured = True

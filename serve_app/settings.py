@@ -28,6 +28,8 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+# The type of an error whose input must not be shown.
+UNSHOWN = "unshown"
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -38,12 +40,14 @@ class SettingsError(ValueError):
     """Settings that cannot be used; the message has one line per error."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Refuses unknown keys; cannot be changed."""
+
     # Defaults are validated too: ``model: {}`` must meet the same rules as a spelt-out model.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-class ModelSettings(_Strict):
+class ModelSettings(Strict):
     """Which model every pool paints with.
 
     Attributes:
@@ -85,7 +89,7 @@ class ModelSettings(_Strict):
         return self
 
 
-class ResourceSettings(_Strict):
+class ResourceSettings(Strict):
     """What Ray reserves for one replica.
 
     Attributes:
@@ -128,7 +132,7 @@ class ResourceSettings(_Strict):
         return self.num_gpus > 0 or bool(self.resources)
 
 
-class EngineSettings(_Strict):
+class EngineSettings(Strict):
     """How one replica's engine runs; the fields mean what ``ReplicaOptions`` says.
 
     Attributes:
@@ -148,7 +152,17 @@ class EngineSettings(_Strict):
     admission: Admission = "deadline"
 
 
-class PoolSettings(_Strict):
+class EmulationSettings(Strict):
+    """Speed of the hardware that a pool of framework ``emulated`` pretends to be.
+
+    Attributes:
+        step_s: seconds of one denoising step, whatever shares the batch.
+    """
+
+    step_s: float = Field(gt=0, le=3600, allow_inf_nan=False)
+
+
+class PoolSettings(Strict):
     """One pool: a kind of accelerator, a framework and how many replicas it may have.
 
     Attributes:
@@ -161,6 +175,7 @@ class PoolSettings(_Strict):
             any machine can host and 0 for one that needs special resources.
         max_replicas: most replicas.
         engine: the engine's settings.
+        emulation: speed of the pretended hardware; for framework ``emulated`` only.
     """
 
     accelerator: str = Field(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]+$")
@@ -170,6 +185,13 @@ class PoolSettings(_Strict):
     min_replicas: int = Field(default=None, ge=0, le=1000)  # type: ignore[assignment]
     max_replicas: int = Field(default=1, ge=1, le=1000)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    emulation: EmulationSettings | None = None
+
+    @property
+    def label(self) -> str:
+        """The accelerator as people are shown it: an emulated one says so."""
+        emulated = self.framework == "emulated"
+        return f"{self.accelerator} (emulated)" if emulated else self.accelerator
 
     @field_validator("min_replicas", mode="before")
     @classmethod
@@ -181,6 +203,15 @@ class PoolSettings(_Strict):
         return 1 if resources is not None and not resources.special else 0
 
     @model_validator(mode="after")
+    def _emulation_goes_with_its_framework(self) -> PoolSettings:
+        if (self.framework == "emulated") != (self.emulation is not None):
+            raise ValueError(
+                f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
+                " emulation; it goes with framework 'emulated' only"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_in_order(self) -> PoolSettings:
         if self.min_replicas > self.max_replicas:
             raise ValueError(
@@ -189,7 +220,7 @@ class PoolSettings(_Strict):
         return self
 
 
-class LimitSettings(_Strict):
+class LimitSettings(Strict):
     """What a request may ask for.
 
     Attributes:
@@ -226,7 +257,7 @@ class LimitSettings(_Strict):
         return self
 
 
-class IngressSettings(_Strict):
+class IngressSettings(Strict):
     """The ingress deployment itself.
 
     Attributes:
@@ -237,10 +268,10 @@ class IngressSettings(_Strict):
 
     num_cpus: float = Field(default=0, ge=0, le=64, allow_inf_nan=False)
     max_ongoing_requests: int = Field(default=1024, ge=1, le=100_000)
-    poll_interval_s: float = Field(default=1.0, ge=0.1, le=60, allow_inf_nan=False)
+    poll_interval_s: float = Field(default=0.5, ge=0.1, le=60, allow_inf_nan=False)
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """Everything under ``args``; see each part."""
 
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -269,32 +300,6 @@ class Settings(_Strict):
             SettingsError: one line per error: key, value, what is allowed.
         """
         return parse(cls, raw, what="settings")
-
-
-class LiveSettings(_Strict):
-    """The ingress deployment's ``user_config``: what changes without a restart.
-
-    Attributes:
-        weights: pool name -> weight; pools left out keep the weight of their pool settings.
-    """
-
-    weights: dict[str, Weight] = Field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, raw: Any, pools: Mapping[str, PoolSettings]) -> LiveSettings:
-        """Validate a ``user_config`` against the declared pools.
-
-        Raises:
-            SettingsError: one line per error; nothing of a bad config is used.
-        """
-        live = parse(cls, {} if raw is None else raw, what="user_config of the ingress")
-        for name in live.weights:
-            if name not in pools:
-                raise SettingsError(
-                    f"user_config of the ingress:\n  weights.{name}: no such pool; allowed:"
-                    f" {', '.join(sorted(pools))}{did_you_mean(name, pools)}"
-                )
-        return live
 
 
 def parse(model: type[_Model], raw: Any, *, what: str) -> _Model:
@@ -327,6 +332,8 @@ def _explain_one(item: dict[str, Any], model: type[BaseModel]) -> str:
     kind, context = str(item["type"]), item.get("ctx") or {}
     if kind == "missing":
         return f"{key}: missing; it is required"
+    if kind == UNSHOWN:
+        return f"{key}: {item['msg']}"
     got = _short(item["input"])
     if kind == "extra_forbidden":
         names = _known_names(model, loc[:-1])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _MODULES: dict[Framework, str] = {
     "cpu": "deployments.backends.cpu",
     "cuda": "deployments.backends.cuda",
+    "emulated": "deployments.backends.emulated",
 }
 
 

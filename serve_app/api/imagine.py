@@ -16,11 +16,14 @@ from deployments.messages import ImageRequest
 from serve_app.api.accept import Accept
 from serve_app.api.answer import image_answer, json_answer
 from serve_app.api.body import JsonBodies
+from serve_app.api.caller import caller_key
 from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.fields import Fields
 from serve_app.api.front import Front, Painter
 from serve_app.api.order import Order, read_order
+from serve_app.api.stickiness import read_sticky, set_sticky
 from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.router import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +49,28 @@ class Imagine:
         began = time.monotonic()
         front, request_id = self._front, request.state.request_id
         order = await self._read_order(request)
+        sticking = front.live.stickiness
+        wishes = Wishes(
+            pin=order.pool,
+            sticky=read_sticky(request, sticking, front.settings.pools),
+            key=caller_key(request),
+        )
         try:
-            painted = await paint_all(front.painter, order.pictures, order.pool)
+            painted = await paint_all(front.painter, order.pictures, wishes)
         except DispatchError as error:
             raise ApiError.from_dispatch(error) from error
         except asyncio.CancelledError:
             log.info("request %s cancelled by the client after %s", request_id, _since(began))
             raise
         total_ms = (time.monotonic() - began) * 1000
+        answer: Response
         if order.as_json:
-            return json_answer(painted, front.model, total_ms)
-        return image_answer(painted[0], front.model, total_ms)
+            answer = json_answer(painted, front.model, total_ms)
+        else:
+            answer = image_answer(painted[0], front.model, total_ms)
+        if wishes.pin is None:
+            set_sticky(answer, sticking, painted[0].pool.name)
+        return answer
 
     async def _read_order(self, request: Request) -> Order:
         # On its own, so that the body is let go before the picture is painted.
@@ -69,7 +83,7 @@ class Imagine:
 
 
 async def paint_all(
-    painter: Painter, pictures: Sequence[ImageRequest], pool: str | None
+    painter: Painter, pictures: Sequence[ImageRequest], wishes: Wishes
 ) -> list[Painted]:
     """Paint all ``pictures`` at once; when one fails or the caller goes, none is left running.
 
@@ -77,8 +91,8 @@ async def paint_all(
         DispatchError: that of the first picture to fail.
     """
     if len(pictures) == 1:
-        return [await painter.paint(pictures[0], pool)]
-    tasks = [asyncio.ensure_future(painter.paint(picture, pool)) for picture in pictures]
+        return [await painter.paint(pictures[0], wishes)]
+    tasks = [asyncio.ensure_future(painter.paint(picture, wishes)) for picture in pictures]
     try:
         return await asyncio.gather(*tasks)
     finally:

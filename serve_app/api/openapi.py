@@ -18,12 +18,12 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "The pool's queue is full, or too many large bodies are being read.",
+    429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
-    504: "`deadline_ms` or the service's own time limit passed.",
+    504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
 }
-_RETRYABLE = (429, 503)
+_RETRYABLE = (429, 503, 504)
 
 
 def describe(front: Front, fields: Fields) -> _Json:
@@ -77,6 +77,7 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "Readiness": _readiness("ready"),
                 "Unready": _readiness("unavailable", _ERROR["properties"]["error"]),
                 "Pools": _POOLS,
+                "Pool": _POOL,
                 "Measured": _MEASURED,
             },
             "headers": _HEADERS,
@@ -85,14 +86,27 @@ def describe(front: Front, fields: Fields) -> _Json:
 
 
 def _imagine_responses(*, has_body: bool) -> _Json:
-    always = ("X-Request-Id", "X-Seed", "X-Pool", "X-Accelerator", "X-Model", "Server-Timing")
+    always = (
+        "X-Request-Id",
+        "X-Seed",
+        "X-Pool",
+        "X-Accelerator",
+        "X-Route-Reason",
+        "X-Model",
+        "Server-Timing",
+    )
     images = {media: {"schema": {"type": "string", "format": "binary"}} for media in _IMAGE_TYPES}
     content = {**images, "application/json": {"schema": _ref("ImagineAnswer")}}
     responses: _Json = {
         "200": {
             "description": "The picture; JSON when Accept prefers it or n > 1.",
             "headers": _headers(
-                *always, "X-Prompt-Truncated", "X-Unknown-Words", "Cache-Control", "Vary"
+                *always,
+                "X-Prompt-Truncated",
+                "X-Unknown-Words",
+                "Cache-Control",
+                "Vary",
+                "Set-Cookie",
             ),
             "content": content,
         }
@@ -213,6 +227,7 @@ _IMAGINE_ANSWER = _object(
                     "seed": _SEED,
                     "pool": _TEXT,
                     "accelerator": _TEXT,
+                    "route_reason": {"enum": ["policy", "sticky", "pinned", "retry", "probe"]},
                     "prompt_truncated": _BOOLEAN,
                     "unknown_words": {"type": "array", "items": _TEXT},
                     "timings": {
@@ -237,31 +252,74 @@ _MEASURED = _object(
         },
     }
 )
+_NUMBER = {"type": "number", "minimum": 0}
+_NUMBER_OR_NULL = {"type": ["number", "null"], "minimum": 0}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_COUNTS = {"type": "object", "additionalProperties": _COUNT}
+
+
+def _or_null(schema: _Json) -> _Json:
+    return {"oneOf": [{"type": "null"}, schema]}
+
+
+_POOL = _object(
+    {
+        "name": _TEXT,
+        "accelerator": _TEXT,
+        "framework": {"enum": ["cpu", "cuda", "neuron", "emulated"]},
+        "emulated": _BOOLEAN,
+        "weight": _NUMBER,
+        "price_per_hour": {**_NUMBER_OR_NULL, "description": "US dollars for one replica."},
+        "profile": {
+            **_or_null(_object({"latency_s": _NUMBER, "images_per_minute": _NUMBER})),
+            "description": "What one replica does with the default request within the objective.",
+        },
+        "cost_per_1000": {**_NUMBER_OR_NULL, "description": "US dollars at the full rate."},
+        "max_replicas": _COUNT,
+        "share": {**_or_null(_SHARE), "description": "Planned; null where the policy has none."},
+        "traffic_share": {**_SHARE, "description": "Of the pictures of the last minute."},
+        "available": _BOOLEAN,
+        "reason": _TEXT_OR_NULL,
+        "breaker": {"enum": ["closed", "open", "half_open"]},
+        "ready_replicas": _COUNT,
+        "target_replicas": _COUNT,
+        "updating_replicas": _COUNT,
+        "starting_replicas": _COUNT,
+        "draining_replicas": _COUNT,
+        "status": _TEXT,
+        "latency_s": {
+            **_or_null(_object({"p50": _NUMBER, "p95": _NUMBER, "p99": _NUMBER})),
+            "description": "Seconds from send to answer, over the last minute.",
+        },
+        "images_per_minute": _NUMBER,
+        "queue": _object(
+            {
+                "requests": _COUNT,
+                "rows": _NUMBER,
+                "predicted_wait_s": _NUMBER_OR_NULL,
+                "predicted_s": _NUMBER_OR_NULL,
+                "correction": {
+                    **_NUMBER,
+                    "description": "How many times longer than predicted pictures take.",
+                },
+            }
+        ),
+        "decisions": {**_COUNTS, "description": "Requests sent here, by reason."},
+        "failures": {**_COUNTS, "description": "Requests lost or failed here, by cause."},
+        "retries": {**_COUNT, "description": "Requests sent here after failing elsewhere."},
+        "measured": _or_null(_ref("Measured")),
+    }
+)
 _POOLS = _object(
     {
         "model": _TEXT,
+        "policy": _TEXT,
+        "slo_s": _NUMBER,
+        "ingress_replicas": _COUNT,
+        "waiting_turns": _COUNT,
+        "refusals": _COUNTS,
         "config_problem": _TEXT_OR_NULL,
-        "pools": {
-            "type": "array",
-            "items": _object(
-                {
-                    "name": _TEXT,
-                    "accelerator": _TEXT,
-                    "framework": {"enum": ["cpu", "cuda", "neuron"]},
-                    "available": _BOOLEAN,
-                    "reason": _TEXT_OR_NULL,
-                    "ready_replicas": _COUNT,
-                    "updating_replicas": _COUNT,
-                    "starting_replicas": _COUNT,
-                    "draining_replicas": _COUNT,
-                    "max_replicas": _COUNT,
-                    "weight": {"type": "number", "minimum": 0},
-                    "share": {"type": "number", "minimum": 0, "maximum": 1},
-                    "status": _TEXT,
-                    "measured": {"oneOf": [{"type": "null"}, _ref("Measured")]},
-                }
-            ),
-        },
+        "pools": {"type": "array", "items": _ref("Pool")},
     }
 )
 _HEADERS = {
@@ -269,6 +327,10 @@ _HEADERS = {
     "X-Seed": _header("The seed used; the first of several.", pattern="^[0-9]+$"),
     "X-Pool": _header("The pool that painted; several are separated by commas."),
     "X-Accelerator": _header("That pool's accelerator."),
+    "X-Route-Reason": _header(
+        "Why that pool: 'policy', 'sticky', 'pinned', 'retry' (after another failed) or 'probe'."
+    ),
+    "Set-Cookie": _header("The pool to stick to, where stickiness is on."),
     "X-Model": _header("Model name and revision."),
     "Server-Timing": _header(
         "Milliseconds: queue, encode, denoise, decode in the replica; total in the service."

@@ -1,8 +1,10 @@
-"""``GET /pools``."""
+"""``GET /pools``: every pool as the router sees it now, and what it decided so far."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +12,107 @@ from starlette.responses import JSONResponse
 
 from serve_app.api.answer import model_label
 from serve_app.api.front import Front
-from serve_app.routing.weighted import normalised_weights
+from serve_app.routing.journal import Journal
+from serve_app.routing.prediction import predict
+from serve_app.routing.snapshot import Observed, PoolSnapshot
+
+
+class Pools:
+    """Shows the routing's state. Counts and latencies are those of the ingress replica asked."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def handle(self, request: Request) -> JSONResponse:
+        """Everything the router goes by, and the counts of what it did."""
+        front, routing = self._front, self._front.routing
+        pools = front.pools.snapshots()
+        shares = routing.policy.shares([one for one in pools if one.available and not one.held])
+        measured = await front.measurements.of(pools)
+        answered = sum(pool.observed.pictures for pool in pools if pool.observed)
+        return JSONResponse(
+            {
+                "model": model_label(front.model),
+                "policy": routing.policy.name,
+                "slo_s": front.live.slo_s,
+                "ingress_replicas": routing.peers,
+                "waiting_turns": routing.waiting,
+                "refusals": dict(routing.journal.refusals),
+                "config_problem": front.config_problem,
+                "pools": [
+                    {
+                        **_configured(pool),
+                        "share": None if shares is None else shares.get(pool.name, 0.0),
+                        "traffic_share": _part(pool.observed, answered),
+                        **_live(pool),
+                        "queue": self._queue(pool),
+                        **_counts(routing.journal, pool.name),
+                        "measured": _measured(measured.get(pool.name)),
+                    }
+                    for pool in pools
+                ],
+            }
+        )
+
+    def _queue(self, pool: PoolSnapshot) -> dict[str, Any]:
+        wait_s, total_s = predict(pool, self._front.default_work)
+        known = pool.available and pool.speed is not None
+        return {
+            "requests": pool.load.requests,
+            "rows": pool.load.rows,
+            "predicted_wait_s": wait_s if known else None,
+            "predicted_s": total_s if known else None,
+            "correction": pool.correction,
+        }
+
+
+def _configured(pool: PoolSnapshot) -> dict[str, Any]:
+    return {
+        "name": pool.name,
+        "accelerator": pool.accelerator,
+        "framework": pool.framework,
+        "emulated": pool.framework == "emulated",
+        "weight": pool.weight,
+        "price_per_hour": pool.price_per_hour,
+        "profile": None if pool.profile is None else asdict(pool.profile),
+        "cost_per_1000": pool.cost_per_1000,
+        "max_replicas": pool.max_replicas,
+    }
+
+
+def _live(pool: PoolSnapshot) -> dict[str, Any]:
+    observed = pool.observed
+    return {
+        "available": pool.available,
+        "reason": pool.why_unavailable or None,
+        "breaker": "half_open" if pool.probe else "open" if pool.held else "closed",
+        "ready_replicas": pool.ready,
+        "target_replicas": pool.state.target,
+        "updating_replicas": pool.state.updating,
+        "starting_replicas": pool.state.starting,
+        "draining_replicas": pool.state.draining,
+        "status": pool.state.status,
+        "latency_s": None
+        if observed is None
+        else {"p50": observed.p50_s, "p95": observed.p95_s, "p99": observed.p99_s},
+        "images_per_minute": 0.0 if observed is None else observed.images_per_minute,
+    }
+
+
+def _counts(journal: Journal, name: str) -> dict[str, Any]:
+    return {
+        "decisions": _of_pool(journal.decisions, name),
+        "failures": _of_pool(journal.failures, name),
+        "retries": journal.retries[name],
+    }
+
+
+def _of_pool(counts: Counter[tuple[str, str]], name: str) -> dict[str, int]:
+    return {what: count for (pool, what), count in counts.items() if pool == name}
+
+
+def _part(observed: Observed | None, total: int) -> float:
+    return 0.0 if observed is None else observed.pictures / total
 
 
 def _measured(description: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -23,41 +125,3 @@ def _measured(description: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "max_rows": description["max_rows"],
         "step_cost_ms": {str(rows): cost for rows, cost in description["step_cost_ms"].items()},
     }
-
-
-class Pools:
-    """Shows every declared pool as the router sees it now."""
-
-    def __init__(self, front: Front) -> None:
-        self._front = front
-
-    async def handle(self, request: Request) -> JSONResponse:
-        """Every pool with its replicas, weight and share of the traffic."""
-        pools = self._front.pools.snapshots()
-        shares = normalised_weights(pools)
-        measured = await self._front.measurements.of(pools)
-        return JSONResponse(
-            {
-                "model": model_label(self._front.model),
-                "config_problem": self._front.config_problem,
-                "pools": [
-                    {
-                        "name": pool.name,
-                        "accelerator": pool.accelerator,
-                        "framework": pool.framework,
-                        "available": pool.available,
-                        "reason": pool.why_unavailable or None,
-                        "ready_replicas": pool.ready,
-                        "updating_replicas": pool.state.updating,
-                        "starting_replicas": pool.state.starting,
-                        "draining_replicas": pool.state.draining,
-                        "max_replicas": pool.max_replicas,
-                        "weight": pool.weight,
-                        "share": shares.get(pool.name, 0.0),
-                        "status": pool.state.status,
-                        "measured": _measured(measured.get(pool.name)),
-                    }
-                    for pool in pools
-                ],
-            }
-        )

@@ -1,13 +1,40 @@
-"""The pools as configured, joined with their live state and the weights in force."""
+"""The pools as configured, joined with their live state and with what this ingress knows."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from serve_app.live import LiveSettings
+from serve_app.routing.breaker import Breaker, BreakerOptions
+from serve_app.routing.observations import Observations
 from serve_app.routing.snapshot import PoolSnapshot, PoolState
-from serve_app.settings import PoolSettings
+from serve_app.routing.speed import Profile, Speed
+from serve_app.routing.work import Load, Work
+from serve_app.settings import INGRESS, PoolSettings
 
 _UNKNOWN = PoolState()
+
+
+@dataclass(slots=True)
+class PoolRecord:
+    """What one ingress replica knows of one pool by itself.
+
+    Attributes:
+        load: work it sent there and that is not answered.
+        observations: how earlier requests went.
+        breaker: whether the pool is kept out of rotation.
+        measured: step costs that a replica of the pool found by calibration.
+        profile, speed: in force: configured, else derived from ``measured``.
+    """
+
+    load: Load = field(default_factory=Load)
+    observations: Observations = field(default_factory=Observations)
+    breaker: Breaker = field(default_factory=lambda: Breaker(BreakerOptions()))
+    measured: Speed | None = None
+    profile: Profile | None = None
+    speed: Speed | None = None
 
 
 class PoolDirectory:
@@ -15,36 +42,88 @@ class PoolDirectory:
 
     Args:
         pools: the declared pools.
-        states: the newest known states by pool name; a missing pool counts as unavailable.
+        states: the newest known states by deployment name; a missing pool counts as unavailable.
+        default: the work of the model's default request, to which profiles refer.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, pools: Mapping[str, PoolSettings], states: Callable[[], Mapping[str, PoolState]]
+        self,
+        pools: Mapping[str, PoolSettings],
+        states: Callable[[], Mapping[str, PoolState]],
+        default: Work,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pools = dict(pools)
         self._states = states
-        self._overrides: dict[str, float] = {}
+        self._default = default
+        self._clock = clock
+        self._live = LiveSettings()
+        self._records = {name: PoolRecord() for name in pools}
 
     @property
     def names(self) -> list[str]:
         """Every declared pool, in the order of the settings."""
         return list(self._pools)
 
-    def override_weights(self, weights: Mapping[str, float]) -> None:
-        """Replace all overrides; pools left out return to the weight of their settings."""
-        self._overrides = dict(weights)
+    @property
+    def peers(self) -> int:
+        """Ingress replicas that send requests, this one included."""
+        return max(1, self._states().get(INGRESS, _UNKNOWN).ready)
+
+    def record(self, name: str) -> PoolRecord:
+        """What is known of a pool by experience."""
+        return self._records[name]
+
+    def configure(self, live: LiveSettings) -> None:
+        """Take new live settings into force."""
+        self._live = live
+        options = live.recovery.breaker()
+        for name, record in self._records.items():
+            record.breaker.options = options
+            self._derive(name)
+
+    def measured(self, name: str, speed: Speed) -> None:
+        """A replica of the pool has told its step costs."""
+        self._records[name].measured = speed
+        self._derive(name)
 
     def snapshots(self) -> list[PoolSnapshot]:
         """One snapshot per declared pool, in the order of the settings."""
-        states = self._states()
-        return [
-            PoolSnapshot(
-                name=name,
-                accelerator=pool.accelerator,
-                framework=pool.framework,
-                weight=self._overrides.get(name, pool.weight),
-                max_replicas=pool.max_replicas,
-                state=states.get(name, _UNKNOWN),
+        now, states, live, peers = self._clock(), self._states(), self._live, self.peers
+        found = []
+        for name, pool in self._pools.items():
+            record = self._records[name]
+            breaker = record.breaker
+            found.append(
+                PoolSnapshot(
+                    name=name,
+                    accelerator=pool.label,
+                    framework=pool.framework,
+                    weight=live.weights.get(name, pool.weight),
+                    max_replicas=pool.max_replicas,
+                    state=states.get(name, _UNKNOWN),
+                    price_per_hour=live.prices.get(name),
+                    profile=record.profile,
+                    speed=record.speed,
+                    # The others are taken to do as this one does: proxies spread requests evenly
+                    # over ingress replicas. So they need not talk, nor rush to one pool together.
+                    load=record.load if peers == 1 else record.load.times(peers),
+                    correction=record.observations.correction(now),
+                    observed=record.observations.observed(now),
+                    held=breaker.holds(now),
+                    probe=breaker.wants_probe(now),
+                )
             )
-            for name, pool in self._pools.items()
-        ]
+        return found
+
+    def _derive(self, name: str) -> None:
+        record, configured = self._records[name], self._live.profiles.get(name)
+        if configured is not None:
+            record.profile = configured.profile()
+            record.speed = record.measured or Speed.of_profile(record.profile, self._default)
+        elif record.measured is not None:
+            record.profile = record.measured.profile(self._default, self._live.slo_s)
+            record.speed = record.measured
+        else:
+            record.profile = record.speed = None

@@ -1,22 +1,41 @@
-"""Carries one request out along the router's ranking: send, wait, retry once, time limit."""
+"""Carries one request out: turn, route, send, wait, retry once, time limits, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from serve_app.live import LiveSettings
+from serve_app.routing.directory import PoolDirectory
+from serve_app.routing.fairness import FairGate
+from serve_app.routing.journal import Journal
+from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
+from serve_app.routing.router import (
+    Decision,
+    Reason,
+    Refusal,
+    Wishes,
+    in_rotation,
+    refusal,
+    route,
+    unavailable,
+    weigh,
+)
 from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.work import Work
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
 _BUSY_RETRY_AFTER_S = 1
-_ASIDE_S = 5.0  # about the time Serve needs to take a replica with a dead device away
+# More than the pools' rows are let through, so that a replica always has the next request at hand.
+_FULL = 1.5
+_NO_WISHES = Wishes()
 
 DispatchCode = Literal[
     "unavailable",  # no pool (or not the pinned one) has a ready replica
@@ -32,6 +51,10 @@ DispatchCode = Literal[
 
 class ReplicaLostError(Exception):
     """The replica died or left before it answered; the request may be sent again."""
+
+
+class ReplicaHungError(ReplicaLostError):
+    """The replica has not answered long after it should have."""
 
 
 class DispatchError(Exception):
@@ -78,127 +101,222 @@ class PoolHandle(Protocol):
         """Send without waiting."""
 
 
-class Pools(Protocol):
-    """Where the dispatcher sees the pools."""
-
-    def snapshots(self) -> list[PoolSnapshot]:
-        """One snapshot per declared pool."""
-
-
-class RankingPolicy(Protocol):
-    """A routing policy."""
-
-    def rank(self, pools: Sequence[PoolSnapshot]) -> list[str]:
-        """Names of the available pools, best first."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Painted:
-    """A picture and the pool it came from."""
+    """A picture, the pool it came from and why it went there."""
 
     result: ImageResult
     pool: PoolSnapshot
+    reason: Reason = "policy"
 
 
 class Dispatcher:
     """Sends each request to exactly one pool at a time.
 
-    A request is sent again, once, when its replica was lost or the pool answered with a
-    retryable failure: to the next ranked pool, or to the same one if there is no other. The
-    request is the same, so the picture is. A pool with a device error is set aside for a while,
-    as long as another is available: a replica that fails at once would draw all requests.
-
-    Every way out (answer, error, time limit, cancellation by the caller) leaves no work behind at
-    the replica that was left.
+    A request is sent again, once, when its replica was lost or hung or the pool answered with a
+    retryable failure: to the next pool, or to the same one if there is no other. The request is
+    the same, so the picture is. Every way out (answer, error, time limit, cancellation by the
+    caller) leaves no work behind at the replica that was left.
 
     Args:
         handles: one handle per pool.
-        pools: live view of the pools.
-        policy: ranks the available pools.
+        directory: live view of the pools.
+        reference_pixels: the model's own picture size.
         timeout_s: seconds from ``paint`` to its answer, retry included.
+        journal: where decisions are counted.
+        looked: told of the pools before each decision; must return at once.
+        phase: see ``PolicyOptions``.
         watch_s: seconds between two checks that the pool in use still has a replica.
-        aside_s: seconds for which a pool is set aside after a device error.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
         handles: Mapping[str, PoolHandle],
-        pools: Pools,
-        policy: RankingPolicy,
+        directory: PoolDirectory,
         *,
+        reference_pixels: int,
         timeout_s: float,
+        journal: Journal | None = None,
+        looked: Callable[[Sequence[PoolSnapshot]], None] = lambda pools: None,
+        phase: int = 0,
         watch_s: float = 1.0,
-        aside_s: float = _ASIDE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handles = handles
-        self._pools = pools
-        self._policy = policy
+        self._directory = directory
+        self._reference_pixels = reference_pixels
         self._timeout_s = timeout_s
+        self._phase = phase
         self._watch_s = watch_s
-        self._aside_s = aside_s
-        self._aside_until: dict[str, float] = {}
+        self._clock = clock
+        self._looked = looked
+        self.journal = journal or Journal()
+        self.gate = FairGate(self._room)
+        self.configure(LiveSettings())
 
-    async def paint(self, request: ImageRequest, pin: str | None = None) -> Painted:
-        """Get ``request`` painted, on the pool ``pin`` only if given.
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    @property
+    def waiting(self) -> int:
+        """Requests waiting for their fair turn."""
+        return self.gate.waiting
+
+    @property
+    def peers(self) -> int:
+        """Ingress replicas, this one included."""
+        return self._directory.peers
+
+    def configure(self, live: LiveSettings) -> None:
+        """Take new live settings into force, from the next request on."""
+        options = PolicyOptions(
+            slo_s=live.slo_s,
+            leave_after_s=live.failover.leave_after_s,
+            return_after_s=live.failover.return_after_s,
+            phase=self._phase,
+        )
+        chosen = POLICIES[live.policy]
+        # A policy that stays remembers: weights that do not change keep their round.
+        if not hasattr(self, "_policy") or (type(self._policy), self._policy.options) != (
+            chosen,
+            options,
+        ):
+            self._policy: Policy = chosen(options)
+        self._limits = live.wait_limits()
+        self._hang_after_s = live.recovery.hang_after_s
+        self._directory.configure(live)
+        fairness = live.fairness
+        if fairness is None:
+            self.gate.configure(None)
+        else:
+            self.gate.configure(fairness.weights, fairness.default_weight)
+
+    async def paint(self, request: ImageRequest, wishes: Wishes = _NO_WISHES) -> Painted:
+        """Get ``request`` painted.
 
         Raises:
             DispatchError: it was not painted; see its ``code``.
             asyncio.CancelledError: the caller was cancelled; so is the replica's work.
         """
-        limit = _Limit.of(self._timeout_s, request.deadline)
-        ranking = [pin] if pin is not None else self._policy.rank(self._preferred())
-        failed: DispatchError | None = None
-        # The retry goes to the next pool; to the same one only if there is no other.
-        for candidates in (ranking, ranking[1:] + ranking[:1]):
-            pool = self._first_available(sorted(candidates, key=self._is_aside))
-            if pool is None:
-                break
-            try:
-                answer = await self._send(request, pool, limit)
-            except ReplicaLostError as error:
-                log.warning("request %s lost on pool %s: %s", request.request_id, pool.name, error)
-                failed = DispatchError(
-                    "lost",
-                    f"the replica of pool {pool.name!r} was lost while painting; try again",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
-                continue
+        limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
+        work = Work.of(request, self._reference_pixels)
+        if not self.gate.active:
+            return await self._paint(request, work, wishes, limit)
+        self._admit(work, wishes, limit)
+        async with _Turn(self.gate, work, wishes, limit):
+            return await self._paint(request, work, wishes, limit)
+
+    def _admit(self, work: Work, wishes: Wishes, limit: _Limit) -> None:
+        """Refuse at once what would wait too long for its turn and then for a pool."""
+        pools = self._directory.snapshots()
+        usable = in_rotation(pools, wishes.pin, ())
+        if not usable:
+            raise self._refused(unavailable(pools, wishes.pin))
+        turn_s = self.gate.ahead(wishes.key) / max(_row_steps_per_s(usable), 1e-9)
+        candidates = [
+            one._replace(wait_s=one.wait_s + turn_s, total_s=one.total_s + turn_s)
+            for one in weigh(usable, work, self._limits, None)
+        ]
+        left_s = limit.deadline_left_s()
+        if not any(
+            one.wait_s <= self._limits.of(one.pool.name)
+            and (left_s is None or one.total_s <= left_s)
+            for one in candidates
+        ):
+            raise self._refused(refusal(candidates, self._limits, left_s))
+
+    async def _paint(
+        self, request: ImageRequest, work: Work, wishes: Wishes, limit: _Limit
+    ) -> Painted:
+        failed: dict[str, DispatchError] = {}
+        while True:
+            pools = self._directory.snapshots()
+            self._looked(pools)
+            choice = route(
+                pools,
+                self._policy,
+                work,
+                self._clock(),
+                wishes=wishes,
+                limits=self._limits,
+                left_s=limit.deadline_left_s(),
+                failed=failed,
+            )
+            if isinstance(choice, Refusal):
+                raise next(iter(failed.values()), None) or self._refused(choice)
+            limit.check()
+            self.journal.decided(choice)
+            answer = await self._attempt(request, work, choice, limit)
             if isinstance(answer, ImageResult):
-                return Painted(result=answer, pool=pool)
-            failed = _from_failure(answer)
-            if answer.code == "device_error":
-                self._aside_until[pool.name] = time.monotonic() + self._aside_s
-            if not answer.retryable:
-                break
-        raise failed or self._unavailable(pin)
+                return Painted(result=answer, pool=choice.pool, reason=choice.reason)
+            error, again = answer
+            if failed or not again:
+                raise error
+            failed[choice.pool.name] = error
 
-    def _preferred(self) -> list[PoolSnapshot]:
-        """The available pools that are not set aside; when all are, all of them."""
-        available = [pool for pool in self._pools.snapshots() if pool.available]
-        return [pool for pool in available if not self._is_aside(pool.name)] or available
-
-    def _is_aside(self, name: str) -> bool:
-        return time.monotonic() < self._aside_until.get(name, 0.0)
-
-    def _first_available(self, names: Sequence[str]) -> PoolSnapshot | None:
-        """The first of ``names`` that has a ready replica now."""
-        available = {pool.name: pool for pool in self._pools.snapshots() if pool.available}
-        return next((available[name] for name in names if name in available), None)
+    async def _attempt(
+        self, request: ImageRequest, work: Work, choice: Decision, limit: _Limit
+    ) -> ImageResult | tuple[DispatchError, bool]:
+        """The picture; or what went wrong and whether another pool may do better."""
+        name, began = choice.pool.name, self._clock()
+        record = self._directory.record(name)
+        raw_s = choice.predicted_s / choice.pool.correction
+        record.load.add(work)
+        if choice.reason == "probe":
+            record.breaker.begin_probe()
+        try:
+            answer = await self._send(request, choice, limit)
+        except ReplicaLostError as error:
+            log.warning("request %s lost on pool %s: %s", request.request_id, name, error)
+            hung = isinstance(error, ReplicaHungError)
+            record.breaker.failed(self._clock())
+            self.journal.failed(name, "hung" if hung else "lost")
+            how = "does not answer" if hung else "was lost while painting"
+            return DispatchError(
+                "lost",
+                f"the replica of pool {name!r} {how}; try again",
+                retry_after_s=_RETRY_AFTER_S,
+            ), True
+        except DispatchError as error:  # a time limit: the pool may be slower than thought
+            record.observations.overdue(self._clock() - began, raw_s, self._clock())
+            self.journal.failed(name, error.code)
+            raise
+        finally:
+            record.load.remove(work)
+            if choice.reason == "probe":
+                record.breaker.end_probe()
+        if isinstance(answer, ImageResult):
+            took_s = self._clock() - began
+            record.breaker.succeeded()
+            record.observations.answered(took_s, raw_s, self._clock())
+            self.journal.finished(choice, took_s)
+            return answer
+        self.journal.failed(name, answer.code)
+        if answer.code == "device_error":
+            record.breaker.failed(self._clock())
+        return _from_failure(answer), answer.retryable
 
     async def _send(
-        self, request: ImageRequest, pool: PoolSnapshot, limit: _Limit
+        self, request: ImageRequest, choice: Decision, limit: _Limit
     ) -> ImageResult | ImageFailure:
-        limit.check()
-        reply = self._handles[pool.name].generate(request)
+        name = choice.pool.name
+        hung_at = self._clock() + choice.predicted_s + self._hang_after_s
+        reply = self._handles[name].generate(request)
         answer = asyncio.ensure_future(reply.result())
         try:
             while True:
-                await asyncio.wait({answer}, timeout=min(self._watch_s, limit.left_s()))
+                left_s = min(limit.left_s(), max(0.0, hung_at - self._clock()))
+                await asyncio.wait({answer}, timeout=min(self._watch_s, left_s))
                 if answer.done():
                     return answer.result()
                 limit.check()
-                if self._is_gone(pool.name):
+                if self._is_gone(name):
                     raise ReplicaLostError("no replica is left")
+                if self._clock() >= hung_at:
+                    raise ReplicaHungError(f"no answer {self._hang_after_s:g} s after it was due")
         finally:
             # Also after ReplicaLostError: "unavailable" may mean that it is still at work.
             if not answer.done() or answer.cancelled() or answer.exception() is not None:
@@ -206,50 +324,84 @@ class Dispatcher:
                 reply.cancel()
                 answer.cancel()
 
-    def _is_gone(self, name: str) -> bool:
-        return any(pool.name == name and pool.gone for pool in self._pools.snapshots())
-
-    def _unavailable(self, pin: str | None) -> DispatchError:
-        whys = [
-            f"{pool.name}: {pool.why_unavailable}"
-            for pool in self._pools.snapshots()
-            if not pool.available and pin in (None, pool.name)
-        ]
-        which = f"pool {pin!r} is not available" if pin is not None else "no pool is available"
+    def _refused(self, why: Refusal) -> DispatchError:
+        self.journal.refused(why.code)
         return DispatchError(
-            "unavailable",
-            f"{which} ({'; '.join(whys)})",
-            param=None if pin is None else "pool",
-            retry_after_s=_RETRY_AFTER_S,
+            why.code, why.message, param=why.param, retry_after_s=why.retry_after_s
         )
+
+    def _is_gone(self, name: str) -> bool:
+        return any(pool.name == name and pool.gone for pool in self._directory.snapshots())
+
+    def _room(self) -> float:
+        """Rows that this ingress replica may have at the pools when clients share fairly."""
+        usable = in_rotation(self._directory.snapshots(), None, ())
+        rows = sum(pool.ready * (pool.speed.max_rows if pool.speed else 2) for pool in usable)
+        return _FULL * rows / self._directory.peers
+
+
+class _Turn:
+    """Waits at the gate, but not beyond the request's time limit."""
+
+    def __init__(self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit) -> None:
+        self._turn = gate.turn(wishes.key, work)
+        self._limit = limit
+
+    async def __aenter__(self) -> None:
+        try:
+            async with asyncio.timeout(self._limit.left_s()):
+                await self._turn.__aenter__()
+        except TimeoutError:
+            self._limit.check()
+            raise
+
+    async def __aexit__(self, *how: object) -> None:
+        await self._turn.__aexit__(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
     """The earlier of the service's time limit and the caller's deadline."""
 
-    at: float  # time.monotonic()
+    at: float
     code: Literal["timeout", "deadline_exceeded"]
     message: str
+    clock: Callable[[], float]
 
     @classmethod
-    def of(cls, timeout_s: float, deadline: float | None) -> _Limit:
+    def of(cls, timeout_s: float, deadline: float | None, clock: Callable[[], float]) -> _Limit:
         """The limit for a request that starts now; ``deadline`` is unix time."""
-        now = time.monotonic()
+        now = clock()
         if deadline is not None and deadline - time.time() < timeout_s:
             at = now + deadline - time.time()
-            return cls(at, "deadline_exceeded", "the deadline passed before the picture was done")
-        return cls(now + timeout_s, "timeout", f"not done within {timeout_s:g} s, the time limit")
+            late = "the deadline passed before the picture was done"
+            return cls(at, "deadline_exceeded", late, clock)
+        late = f"not done within {timeout_s:g} s, the time limit"
+        return cls(now + timeout_s, "timeout", late, clock)
 
     def left_s(self) -> float:
         """Seconds left, at least 0."""
-        return max(0.0, self.at - time.monotonic())
+        return max(0.0, self.at - self.clock())
+
+    def deadline_left_s(self) -> float | None:
+        """Seconds left to the caller's deadline; ``None`` when the service's limit is earlier."""
+        return self.left_s() if self.code == "deadline_exceeded" else None
 
     def check(self) -> None:
         """Raise DispatchError once the limit has passed."""
         if self.left_s() == 0:
             param = "deadline_ms" if self.code == "deadline_exceeded" else None
             raise DispatchError(self.code, self.message, param=param)
+
+
+def _row_steps_per_s(pools: list[PoolSnapshot]) -> float:
+    """What the pools do together when full."""
+    return sum(
+        pool.ready * pool.speed.max_rows / pool.speed.step_ms(pool.speed.max_rows) * 1000
+        / pool.correction
+        for pool in pools
+        if pool.speed is not None
+    )  # fmt: skip
 
 
 def _forget(answer: asyncio.Future[ImageResult | ImageFailure]) -> None:

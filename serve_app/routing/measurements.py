@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.speed import Speed
 
 log = logging.getLogger(__name__)
 
@@ -26,23 +27,45 @@ class Measurements:
 
     Args:
         handles: one handle per pool.
+        learned: told the name and the speed of each pool that has described itself.
     """
 
-    def __init__(self, handles: Mapping[str, Describing]) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, Describing],
+        learned: Callable[[str, Speed], None] = lambda name, speed: None,
+    ) -> None:
         self._handles = handles
+        self._learned = learned
         self._known: dict[str, dict[str, Any]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def refresh(self, pools: Sequence[PoolSnapshot]) -> None:
+        """Ask, in the background, the available pools that have not described themselves."""
+        for pool in pools:
+            if pool.available and pool.name not in self._known:
+                self._ask(pool.name)
+            elif not pool.available:
+                self._known.pop(pool.name, None)
 
     async def of(self, pools: Sequence[PoolSnapshot]) -> Mapping[str, Mapping[str, Any]]:
         """Descriptions by pool; a pool without a replica, or one that fails to answer, has none."""
-        available = [pool.name for pool in pools if pool.available]
-        self._known = {name: self._known[name] for name in available if name in self._known}
-        await asyncio.gather(*(self._ask(name) for name in available if name not in self._known))
+        self.refresh(pools)
+        await asyncio.gather(*self._asking.values())
         return self._known
 
-    async def _ask(self, name: str) -> None:
+    def _ask(self, name: str) -> None:
+        if name not in self._asking:
+            task = asyncio.get_running_loop().create_task(self._listen(name))
+            self._asking[name] = task
+            task.add_done_callback(lambda _: self._asking.pop(name, None))
+
+    async def _listen(self, name: str) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                self._known[name] = await self._handles[name].describe()
+                description = await self._handles[name].describe()
+            self._learned(name, Speed(description["step_cost_ms"], description["max_rows"]))
+            self._known[name] = description
         except Exception as error:  # it is asked again next time; the pool may just have gone
             log.warning(
                 "pool %s does not describe itself: %s: %s", name, type(error).__name__, error

@@ -40,12 +40,12 @@ class Observed(NamedTuple):
     """What a pool did of late, as this ingress replica saw it.
 
     Attributes:
-        count: pictures answered within the window.
+        pictures: answered within the window.
         p50_s, p95_s, p99_s: seconds from send to answer.
         images_per_minute: rate of answers.
     """
 
-    count: int
+    pictures: int
     p50_s: float
     p95_s: float
     p99_s: float

@@ -57,7 +57,8 @@ def test_other_formats(name: OutputFormat) -> None:
     ("costs", "rows"),
     [
         ({1: 10, 2: 10, 4: 10, 8: 10}, 8),  # free company
-        ({1: 10, 2: 12, 4: 16, 8: 31.5}, 4),  # the last doubling saves under 2 % a row
+        ({1: 10, 2: 12, 4: 16, 8: 31.5}, 8),  # still falling
+        ({1: 10, 2: 12, 4: 16, 8: 32}, 4),  # no longer
         ({1: 10, 2: 20, 4: 40, 8: 80}, 2),  # no gain at all: room for one guided request
         ({1: 10, 2: 25}, 2),
         ({16: 50}, 16),  # a fixed batch

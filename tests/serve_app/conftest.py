@@ -14,9 +14,12 @@ from starlette.testclient import TestClient
 from deployments.messages import MEDIA_TYPES, ImageRequest, ImageResult, Timings
 from deployments.model_info import ModelDefaults, ModelInfo
 from serve_app.api.application import create_app
-from serve_app.api.front import Front
+from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.journal import Journal
+from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
+from serve_app.routing.router import Reason, Wishes
 from serve_app.routing.snapshot import PoolSnapshot, PoolState
 from serve_app.settings import Settings
 
@@ -58,7 +61,13 @@ def make_settings() -> Settings:
 
 
 def snapshot(
-    name: str, *, ready: int = 1, weight: float = 1, draining: int = 0, updating: int = 0
+    name: str,
+    *,
+    ready: int = 1,
+    weight: float = 1,
+    draining: int = 0,
+    updating: int = 0,
+    **more: Any,
 ) -> PoolSnapshot:
     """A pool as the router sees it."""
     return PoolSnapshot(
@@ -68,6 +77,7 @@ def snapshot(
         weight=weight,
         max_replicas=4,
         state=PoolState(ready=ready, updating=updating, draining=draining, status="HEALTHY"),
+        **more,
     )
 
 
@@ -76,15 +86,17 @@ class FakePainter:
     """Paints one flat colour and remembers what it was asked."""
 
     requests: list[ImageRequest] = field(default_factory=list)
-    pins: list[str | None] = field(default_factory=list)
+    wishes: list[Wishes] = field(default_factory=list)
+    reason: Reason = "policy"
+    moved_to: str | None = None
     failure: DispatchError | Exception | None = None
     truncated: bool = False
     unknown_words: tuple[str, ...] = ()
 
-    async def paint(self, request: ImageRequest, pin: str | None = None) -> Painted:
+    async def paint(self, request: ImageRequest, wishes: Wishes) -> Painted:
         """Paint ``request``."""
         self.requests.append(request)
-        self.pins.append(pin)
+        self.wishes.append(wishes)
         if self.failure is not None:
             raise self.failure
         out = io.BytesIO()
@@ -98,7 +110,18 @@ class FakePainter:
             truncated=self.truncated,
             unknown_words=self.unknown_words,
         )
-        return Painted(result=result, pool=snapshot(pin or "cpu"))
+        pool = snapshot(self.moved_to or wishes.pin or wishes.sticky or "cpu")
+        return Painted(result=result, pool=pool, reason=self.reason)
+
+
+class FakeRouting:
+    """Routes nothing, but has a policy and counts to show."""
+
+    def __init__(self) -> None:
+        self.policy: Policy = POLICIES["weighted"](PolicyOptions())
+        self.journal = Journal()
+        self.waiting = 0
+        self.peers = 1
 
 
 class FakeMeasurements:
@@ -128,8 +151,9 @@ def stand() -> Iterator[Stand]:
     front = Front(
         settings=settings,
         model=MODEL,
-        pools=PoolDirectory(settings.pools, lambda: states),
+        pools=PoolDirectory(settings.pools, lambda: states, default_work(MODEL)),
         painter=painter,
+        routing=FakeRouting(),
         measurements=FakeMeasurements(),
     )
     with TestClient(create_app(front)) as client:

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult, Timings
+from serve_app.live import LiveSettings
+from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher, DispatchError, ReplicaLostError
-from serve_app.routing.snapshot import PoolSnapshot
-from serve_app.routing.weighted import WeightedPolicy
-from tests.serve_app.conftest import snapshot
+from serve_app.routing.router import Wishes
+from serve_app.routing.snapshot import PoolState
+from serve_app.routing.speed import Speed
+from serve_app.routing.work import Load, Work
+from serve_app.settings import INGRESS, Settings
 
 Answer = ImageResult | ImageFailure
 Script = Callable[[], Coroutine[Any, Any, Answer]]
@@ -87,35 +91,51 @@ class FakeHandle:
         return FakeReply(self.scripts.pop(0), self.log, self.pool)
 
 
-@dataclass
-class Pools:
-    now: list[PoolSnapshot]
-
-    def snapshots(self) -> list[PoolSnapshot]:
-        return self.now
+UP, GONE = PoolState(ready=1), PoolState()
+PIXELS = 64 * 64
 
 
 class Bench:
     """A dispatcher over pools ``a`` (preferred) and ``b`` with scripted answers."""
 
-    def __init__(self, *, timeout_s: float = 5, **scripts: list[Script]) -> None:
+    def __init__(self, *, timeout_s: float = 5, live: Any = None, **scripts: list[Script]) -> None:
         self.log: list[str] = []
         self.handles = {n: FakeHandle(n, list(s), self.log) for n, s in scripts.items()}
-        weights = {"a": 90, "b": 10}
-        self.pools = Pools([snapshot(name, weight=weights[name]) for name in scripts])
+        self.settings = Settings.parse(
+            {
+                "pools": {
+                    name: {"accelerator": name, "framework": "cpu", "weight": weight}
+                    for name, weight in (("a", 90), ("b", 10))
+                    if name in scripts
+                }
+            }
+        )
+        self.states = dict.fromkeys(scripts, UP)
+        self.directory = PoolDirectory(self.settings.pools, lambda: self.states, Work(1, 4))
         self.dispatcher = Dispatcher(
             self.handles,
-            self.pools,
-            WeightedPolicy(),
+            self.directory,
+            reference_pixels=PIXELS,
             timeout_s=timeout_s,
             watch_s=0.01,
-            aside_s=0.2,
         )
+        self.configure(live)
 
-    async def error(self, **kwargs: Any) -> DispatchError:
+    def configure(self, live: Any) -> None:
+        self.dispatcher.configure(LiveSettings.parse(live, self.settings))
+
+    async def pool(self, *, sent: ImageRequest | None = None, **wishes: Any) -> str:
+        """The pool that painted."""
+        painted = await self.dispatcher.paint(sent or request(), Wishes(**wishes))
+        return painted.pool.name
+
+    async def error(self, *, sent: ImageRequest | None = None, **wishes: Any) -> DispatchError:
         with pytest.raises(DispatchError) as caught:
-            await self.dispatcher.paint(kwargs.pop("request", request()), **kwargs)
+            await self.dispatcher.paint(sent or request(), Wishes(**wishes))
         return caught.value
+
+    def idle(self) -> bool:
+        return all(self.directory.record(name).load == Load() for name in self.handles)
 
 
 async def test_one_request_is_sent_once() -> None:
@@ -144,7 +164,7 @@ async def test_lost_twice_is_given_up() -> None:
 
 async def test_the_only_pool_is_tried_again() -> None:
     bench = Bench(a=[die, paint])
-    assert (await bench.dispatcher.paint(request())).pool.name == "a"
+    assert await bench.pool() == "a"
     assert bench.log == ["send a", "cancel a", "send a"]
 
 
@@ -157,41 +177,66 @@ async def test_a_pinned_request_never_leaves_its_pool() -> None:
 
 async def test_a_retryable_failure_is_retried_elsewhere() -> None:
     bench = Bench(a=[fail("device_error", retryable=True)], b=[paint])
-    assert (await bench.dispatcher.paint(request())).pool.name == "b"
+    assert await bench.pool() == "b"
 
 
-async def test_a_pool_with_a_device_error_is_set_aside_for_a_while() -> None:
-    bench = Bench(a=[fail("device_error", retryable=True), paint], b=[paint] * 4)
+BREAK_AT_ONCE = {"recovery": {"breaker_failures": 1, "breaker_open_s": 0.2}}
+
+
+async def test_a_failing_pool_is_left_alone_and_then_probed() -> None:
+    bench = Bench(
+        live=BREAK_AT_ONCE, a=[fail("device_error", retryable=True), paint, paint], b=[paint] * 4
+    )
     for _ in range(4):
-        assert (await bench.dispatcher.paint(request())).pool.name == "b"
+        assert await bench.pool() == "b"
     assert bench.log.count("send a") == 1
     await asyncio.sleep(0.25)
-    assert (await bench.dispatcher.paint(request())).pool.name == "a"
+    painted = await bench.dispatcher.paint(request())
+    assert (painted.pool.name, painted.reason) == ("a", "probe")
+    assert not bench.directory.snapshots()[0].held
 
 
-async def test_the_retry_avoids_a_pool_set_aside_meanwhile() -> None:
-    async def later() -> Answer:
-        await asyncio.sleep(0.05)
-        raise ReplicaLostError("late")
+async def test_a_failed_probe_costs_its_request_nothing() -> None:
+    bench = Bench(live=BREAK_AT_ONCE, a=[die, die], b=[paint] * 9)
+    assert await bench.pool() == "b"
+    await asyncio.sleep(0.25)
+    painted = await bench.dispatcher.paint(request())
+    assert (painted.pool.name, painted.reason) == ("b", "retry")
+    await asyncio.sleep(0.25)  # twice as long this time
+    assert await bench.pool() == "b"
+    assert bench.log.count("send a") == 2
 
-    bench = Bench(a=[later, paint], b=[fail("device_error", retryable=True)] * 2)
-    first = asyncio.ensure_future(bench.dispatcher.paint(request()))
+
+async def test_only_one_request_probes_and_one_that_is_cancelled_makes_room() -> None:
+    bench = Bench(live=BREAK_AT_ONCE, a=[die, hang, paint], b=[paint] * 9)
+    await bench.pool()
+    await asyncio.sleep(0.25)
+    probe = asyncio.ensure_future(bench.pool())
     await asyncio.sleep(0.01)
-    assert (await bench.error(pin="b")).code == "device_error"
-    assert (await first).pool.name == "a"
+    assert await bench.pool() == "b"
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert await bench.pool() == "a"
 
 
-async def test_the_only_available_pool_is_never_set_aside() -> None:
-    bench = Bench(a=[fail("device_error", retryable=True), paint, paint], b=[])
-    bench.pools.now = [snapshot("a", weight=90), snapshot("b", ready=0)]
+async def test_three_failures_in_a_row_are_needed_by_default() -> None:
+    bench = Bench(a=[die, paint], b=[paint])
+    assert await bench.pool() == "b"
+    assert await bench.pool() == "a"
+
+
+async def test_the_only_available_pool_is_used_whatever_its_breaker_says() -> None:
+    bench = Bench(live=BREAK_AT_ONCE, a=[fail("device_error", retryable=True), paint, paint], b=[])
+    bench.states["b"] = GONE
     for _ in range(2):
-        assert (await bench.dispatcher.paint(request())).pool.name == "a"
+        assert await bench.pool() == "a"
 
 
-async def test_a_pinned_request_goes_to_a_pool_set_aside() -> None:
-    bench = Bench(a=[fail("device_error", retryable=True), paint], b=[paint])
-    await bench.dispatcher.paint(request())
-    assert (await bench.dispatcher.paint(request(), pin="a")).pool.name == "a"
+async def test_a_pinned_request_goes_to_a_pool_left_alone() -> None:
+    bench = Bench(live=BREAK_AT_ONCE, a=[die, paint], b=[paint])
+    await bench.pool()
+    assert await bench.pool(pin="a") == "a"
 
 
 @pytest.mark.parametrize(
@@ -215,16 +260,14 @@ async def test_the_time_limit_cancels_the_work() -> None:
 
 async def test_the_deadline_cancels_the_work() -> None:
     bench = Bench(a=[hang])
-    error = await bench.error(request=request(deadline=time.time() + 0.1))
+    error = await bench.error(sent=request(deadline=time.time() + 0.1))
     assert (error.code, error.param) == ("deadline_exceeded", "deadline_ms")
     assert bench.log == ["send a", "cancel a"]
 
 
 async def test_after_the_deadline_nothing_is_sent() -> None:
     bench = Bench(a=[paint])
-    assert (await bench.error(request=request(deadline=time.time() - 1))).code == (
-        "deadline_exceeded"
-    )
+    assert (await bench.error(sent=request(deadline=time.time() - 1))).code == ("deadline_exceeded")
     assert bench.log == []
 
 
@@ -251,12 +294,12 @@ async def test_cancelling_the_caller_cancels_the_work() -> None:
 
 async def test_an_unavailable_pool_gets_nothing() -> None:
     bench = Bench(a=[paint], b=[paint])
-    bench.pools.now = [snapshot("a", weight=90, ready=0), snapshot("b", weight=10)]
-    await bench.dispatcher.paint(request())
+    bench.states["a"] = GONE
+    await bench.pool()
     assert bench.log == ["send b"]
     error = await bench.error(pin="a")
     assert (error.code, error.param) == ("unavailable", "pool")
-    bench.pools.now = [snapshot("a", ready=0), snapshot("b", ready=0)]
+    bench.states["b"] = GONE
     error = await bench.error()
     assert error.code == "unavailable"
     assert error.retry_after_s
@@ -267,10 +310,10 @@ async def test_an_unavailable_pool_gets_nothing() -> None:
 
 async def test_a_pool_whose_last_replica_is_gone_is_left() -> None:
     bench = Bench(a=[hang], b=[paint])
-    task = asyncio.ensure_future(bench.dispatcher.paint(request()))
+    task = asyncio.ensure_future(bench.pool())
     await asyncio.sleep(0.05)
-    bench.pools.now = [snapshot("a", weight=90, ready=0), snapshot("b", weight=10)]
-    assert (await task).pool.name == "b"
+    bench.states["a"] = GONE
+    assert await task == "b"
     assert bench.log == ["send a", "cancel a", "send b"]
 
 
@@ -281,10 +324,10 @@ async def test_a_pool_that_takes_nothing_new_may_finish(state: str) -> None:
         return RESULT
 
     bench = Bench(a=[slowly], b=[])
-    task = asyncio.ensure_future(bench.dispatcher.paint(request()))
+    task = asyncio.ensure_future(bench.pool())
     await asyncio.sleep(0.05)
-    bench.pools.now = [snapshot("a", weight=90, ready=0, **{state: 1}), snapshot("b")]
-    assert (await task).pool.name == "a"
+    bench.states["a"] = PoolState(**{state: 1})
+    assert await task == "a"
 
 
 async def test_an_unexpected_error_passes_and_leaves_nothing_running() -> None:
@@ -295,3 +338,163 @@ async def test_an_unexpected_error_passes_and_leaves_nothing_running() -> None:
     with pytest.raises(RuntimeError):
         await bench.dispatcher.paint(request())
     assert bench.log == ["send a", "cancel a"]
+
+
+async def test_a_hung_replica_is_given_up_and_the_picture_made_elsewhere() -> None:
+    bench = Bench(live={"recovery": {"hang_after_s": 0.1}}, a=[hang], b=[paint])
+    painted = await bench.dispatcher.paint(request())
+    assert (painted.pool.name, painted.reason) == ("b", "retry")
+    assert bench.log == ["send a", "cancel a", "send b"]
+    assert bench.dispatcher.journal.failures["a", "hung"] == 1
+
+
+async def test_a_replica_is_hung_only_after_its_predicted_time() -> None:
+    async def slowly() -> Answer:
+        await asyncio.sleep(0.3)
+        return RESULT
+
+    bench = Bench(live={"recovery": {"hang_after_s": 0.1}}, a=[slowly], b=[])
+    bench.directory.measured("a", Speed({1: 100}, 1))  # four steps: 0.4 s
+    assert await bench.pool() == "a"
+
+
+async def test_every_way_out_takes_the_load_off() -> None:
+    bench = Bench(timeout_s=0.05, a=[paint, hang, die, fail("generation_failed")], b=[paint])
+    await bench.pool()
+    assert bench.idle()
+    assert (await bench.error()).code == "timeout"
+    assert bench.idle()
+    await bench.pool()
+    assert bench.idle()
+    assert (await bench.error()).code == "generation_failed"
+    assert bench.idle()
+    task = asyncio.ensure_future(bench.dispatcher.paint(request(), Wishes(pin="a")))
+    bench.handles["a"].scripts.append(hang)
+    await asyncio.sleep(0.01)
+    assert not bench.idle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.idle()
+
+
+async def test_what_waits_too_long_is_refused_and_sent_nowhere() -> None:
+    bench = Bench(live={"admission": {"max_wait_s": 5}}, a=[hang] * 4)
+    bench.directory.measured("a", Speed({1: 1000}, 1))
+    tasks = [asyncio.ensure_future(bench.pool()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    error = await bench.error()
+    assert (error.code, error.retry_after_s) == ("overloaded", 3)  # two ahead, 4 s each, less 5
+    assert bench.log == ["send a"] * 2
+    assert bench.dispatcher.journal.refusals == {"overloaded": 1}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
+    bench = Bench(a=[paint])
+    bench.directory.measured("a", Speed({1: 1000}, 1))
+    began = time.monotonic()
+    error = await bench.error(sent=request(deadline=time.time() + 2))
+    assert (error.code, error.param, error.retry_after_s) == (
+        "deadline_exceeded",
+        "deadline_ms",
+        None,
+    )
+    assert time.monotonic() - began < 1
+    assert bench.log == []
+
+
+async def test_a_policy_changed_live_rules_the_next_request() -> None:
+    bench = Bench(a=[paint] * 9, b=[paint] * 9)
+    assert [await bench.pool() for _ in range(3)] == ["a"] * 3
+    bench.configure({"weights": {"a": 0}})
+    assert [await bench.pool() for _ in range(3)] == ["b"] * 3
+    bench.configure({"policy": "capacity"})
+    assert sorted([await bench.pool() for _ in range(4)]) == ["a", "a", "b", "b"]
+
+
+async def test_settings_that_leave_the_policy_alone_keep_its_round() -> None:
+    bench = Bench(a=[paint] * 20, b=[paint] * 20)
+    served = []
+    for turn in range(20):
+        bench.configure({"recovery": {"hang_after_s": 10 + turn}})
+        served.append(await bench.pool())
+    assert served.count("b") == 2
+
+
+async def test_several_ingress_replicas_count_each_other_in() -> None:
+    bench = Bench(a=[hang])
+    bench.directory.measured("a", Speed({1: 1000}, 1))
+    bench.states[INGRESS] = PoolState(ready=3)
+    task = asyncio.ensure_future(bench.pool())
+    await asyncio.sleep(0.01)
+    assert bench.directory.snapshots()[0].load == Load(3, 3.0, 12.0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_fair_turns_for_two_clients() -> None:
+    served: list[str] = []
+    bench = Bench(live={"fairness": {}}, a=[])
+    bench.directory.measured("a", Speed({1: 1}, 2))  # room for 3 rows
+
+    async def one(key: str) -> None:
+        await bench.dispatcher.paint(request(), Wishes(key=key))
+        served.append(key)
+
+    async def soon() -> Answer:
+        await asyncio.sleep(0.01)
+        return RESULT
+
+    bench.handles["a"].scripts = [soon] * 40
+    flood = [asyncio.ensure_future(one("flood")) for _ in range(30)]
+    await asyncio.sleep(0.005)
+    small = [asyncio.ensure_future(one("small")) for _ in range(5)]
+    await asyncio.gather(*flood, *small)
+    assert max(index for index, key in enumerate(served) if key == "small") < 16
+    assert bench.idle()
+    assert bench.dispatcher.waiting == 0
+
+
+async def test_a_turn_that_does_not_come_in_time_is_a_timeout() -> None:
+    bench = Bench(timeout_s=0.1, live={"fairness": {}}, a=[hang] * 9)
+    tasks = [asyncio.ensure_future(bench.error()) for _ in range(6)]
+    assert {error.code for error in await asyncio.gather(*tasks)} == {"timeout"}
+    assert bench.log.count("send a") == 3  # the room of a pool of unknown speed
+    assert bench.idle()
+
+
+async def test_a_flood_is_refused_by_its_own_queue_and_others_are_not() -> None:
+    bench = Bench(live={"fairness": {}, "admission": {"max_wait_s": 18}}, a=[hang] * 99)
+    bench.directory.measured("a", Speed({1: 1000, 2: 1000}, 2))  # two rows a second, room for 3
+    tasks = [asyncio.ensure_future(bench.pool(key="flood")) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    queued = [asyncio.ensure_future(bench.pool(key="flood")) for _ in range(8)]
+    await asyncio.sleep(0.01)
+    assert (await bench.error(key="flood")).code == "overloaded"
+    other = asyncio.ensure_future(bench.pool(key="other"))
+    await asyncio.sleep(0.01)
+    assert not other.done()
+    assert bench.dispatcher.waiting == 9
+    for task in (*tasks, *queued, other):
+        task.cancel()
+    await asyncio.gather(*tasks, *queued, other, return_exceptions=True)
+
+
+async def test_what_was_decided_is_counted() -> None:
+    bench = Bench(a=[paint, die, paint], b=[paint, paint])
+    await bench.pool()
+    await bench.pool()
+    await bench.pool(pin="b")
+    await bench.pool(sticky="a")
+    journal = bench.dispatcher.journal
+    assert journal.decisions == {
+        ("a", "policy"): 2,
+        ("b", "retry"): 1,
+        ("b", "pinned"): 1,
+        ("a", "sticky"): 1,
+    }
+    assert journal.failures == {("a", "lost"): 1}
+    assert journal.retries == {"b": 1}

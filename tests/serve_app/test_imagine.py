@@ -53,7 +53,7 @@ def test_everything_given_arrives(stand: Stand) -> None:
     assert isinstance(sent.height, int)
     assert isinstance(sent.guidance_scale, float)
     assert sent.deadline is not None
-    assert stand.painter.pins == ["gpu"]
+    assert [wishes.pin for wishes in stand.painter.wishes] == ["gpu"]
 
 
 def test_the_contracts_headers(stand: Stand) -> None:

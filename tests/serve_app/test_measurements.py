@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.routing.measurements import Measurements
+from serve_app.routing.speed import Speed
 from tests.serve_app.conftest import Stand, snapshot
 
 
@@ -22,7 +23,7 @@ class Pool:
             raise self.outcome
         if self.outcome is None:
             await asyncio.sleep(60)
-        return {"max_rows": self.outcome}
+        return {"max_rows": self.outcome, "step_cost_ms": {1: 10.0}}
 
 
 async def test_asked_once_while_available_and_again_afterwards() -> None:
@@ -30,7 +31,9 @@ async def test_asked_once_while_available_and_again_afterwards() -> None:
     measurements = Measurements({"cpu": cpu, "gpu": gpu})
     up, down = snapshot("cpu"), snapshot("gpu", ready=0)
     for _ in range(2):
-        assert await measurements.of([up, down]) == {"cpu": {"max_rows": 4}}
+        assert await measurements.of([up, down]) == {
+            "cpu": {"max_rows": 4, "step_cost_ms": {1: 10.0}}
+        }
     assert (cpu.asked, gpu.asked) == (1, 0)
     assert await measurements.of([snapshot("cpu", ready=0)]) == {}
     await measurements.of([up])
@@ -44,9 +47,18 @@ async def test_a_pool_that_fails_or_hangs_has_none_and_holds_no_other_up(
     pools = {"broken": Pool(RuntimeError("gone")), "slow": Pool(None), "good": Pool(2)}
     measurements = Measurements(pools)
     seen = await measurements.of([snapshot(name) for name in pools])
-    assert seen == {"good": {"max_rows": 2}}
+    assert list(seen) == ["good"]
     assert "pool broken does not describe itself: RuntimeError: gone" in caplog.text
     assert "pool slow does not describe itself: TimeoutError" in caplog.text
+
+
+async def test_the_router_learns_the_speed_in_the_background() -> None:
+    learned: dict[str, Speed] = {}
+    measurements = Measurements({"cpu": Pool(4)}, learned.__setitem__)
+    measurements.refresh([snapshot("cpu")])
+    assert learned == {}  # asked, not waited for
+    await asyncio.sleep(0.01)
+    assert (learned["cpu"].max_rows, learned["cpu"].step_ms(1)) == (4, 10.0)
 
 
 def test_pools_shows_the_step_cost(stand: Stand) -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
 from deployments.messages import ImageFailure
-from serve_app.api.front import Front
+from serve_app.api.front import Front, default_work
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
 from serve_app.routing.availability import serve_states
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import ReplicaLostError
+from serve_app.routing.dispatcher import Dispatcher, ReplicaLostError
+from serve_app.routing.journal import Journal
 from serve_app.routing.ray_handle import RayPoolHandle
+from serve_app.routing.router import Decision
 from serve_app.routing.snapshot import PoolState
 from serve_app.settings import Settings, SettingsError
-from tests.serve_app.conftest import MODEL, FakeMeasurements, FakePainter, make_settings
+from serve_app.telemetry.routing import RayRoutingMetrics
+from tests.serve_app.conftest import (
+    MODEL,
+    FakeMeasurements,
+    FakePainter,
+    make_settings,
+    snapshot,
+)
 from tests.serve_app.test_dispatcher import request
 
 
@@ -110,45 +119,93 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
     assert serve_states("other") == {}
 
 
-def bare_ingress() -> tuple[Any, Any, Front]:
+def bare_ingress() -> tuple[Any, Dispatcher, Front]:
     settings = make_settings()
-    directory = PoolDirectory(settings.pools, dict)
+    directory = PoolDirectory(settings.pools, dict, default_work(MODEL))
+    dispatcher = Dispatcher({}, directory, reference_pixels=64 * 64, timeout_s=1)
     front = Front(
         settings=settings,
         model=MODEL,
         pools=directory,
         painter=FakePainter(),
+        routing=dispatcher,
         measurements=FakeMeasurements(),
     )
     # Our class without Serve's wrapper, whose __del__ is a coroutine that only Serve awaits.
     plain: Any = Ingress.__mro__[1]
     ingress = plain.__new__(plain)
-    ingress._settings, ingress._directory, ingress._front = settings, directory, front
-    ingress._configured = False
-    return ingress, directory, front
+    ingress._settings, ingress._dispatcher, ingress._front = settings, dispatcher, front
+    ingress._started = False
+    return ingress, dispatcher, front
 
 
-def weights(directory: PoolDirectory) -> dict[str, float]:
-    return {pool.name: pool.weight for pool in directory.snapshots()}
+def weights(front: Front) -> dict[str, float]:
+    return {pool.name: pool.weight for pool in front.pools.snapshots()}
 
 
 def test_a_bad_first_configuration_fails_the_deployment() -> None:
-    ingress, _directory, _front = bare_ingress()
+    ingress, _dispatcher, _front = bare_ingress()
     with pytest.raises(SettingsError, match="did you mean 'cpu'"):
         ingress.reconfigure({"weights": {"cpuu": 1}})
 
 
+def test_a_bad_configuration_of_an_ingress_that_started_without_one_is_refused() -> None:
+    ingress, _dispatcher, front = bare_ingress()
+    ingress.check_health()
+    ingress.reconfigure({"weights": {"cpuu": 1}})
+    assert front.config_problem is not None
+    assert "did you mean 'cpu'" in front.config_problem
+
+
 def test_a_bad_later_configuration_is_refused_whole() -> None:
-    ingress, directory, front = bare_ingress()
-    ingress.reconfigure({"weights": {"cpu": 7}})
-    assert weights(directory) == {"gpu": 100, "cpu": 7}
-    ingress.reconfigure({"weights": {"gpu": 1, "cpu": -1}})
-    assert weights(directory) == {"gpu": 100, "cpu": 7}
+    ingress, dispatcher, front = bare_ingress()
+    ingress.reconfigure({"weights": {"cpu": 7}, "policy": "latency", "slo_s": 3})
+    assert weights(front) == {"gpu": 100, "cpu": 7}
+    ingress.reconfigure({"weights": {"gpu": 1, "cpu": -1}, "policy": "capacity", "slo_s": 4})
+    assert weights(front) == {"gpu": 100, "cpu": 7}
+    assert (dispatcher.policy.name, front.live.slo_s) == ("latency", 3)
     assert front.config_problem is not None
     assert "weights.cpu: got -1" in front.config_problem
     ingress.reconfigure({})
-    assert weights(directory) == {"gpu": 100, "cpu": 0}
+    assert weights(front) == {"gpu": 100, "cpu": 0}
     assert front.config_problem is None
+
+
+class Tagged:
+    """A Ray metric that remembers."""
+
+    seen: ClassVar[list[tuple[str, float, dict[str, str]]]] = []
+
+    def __init__(self, name: str, description: str, *more: Any) -> None:
+        self.name = name
+
+    def inc(self, value: float = 1, *, tags: dict[str, str]) -> None:
+        self.seen.append((self.name, value, tags))
+
+    observe = inc
+
+
+def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.serve.metrics.Counter", Tagged)
+    monkeypatch.setattr("ray.serve.metrics.Histogram", Tagged)
+    monkeypatch.setattr(Tagged, "seen", [])
+    journal = Journal(RayRoutingMetrics())
+    decision = Decision(pool=snapshot("a"), reason="retry", predicted_s=2.0)
+    journal.decided(decision)
+    journal.finished(decision, 3.0)
+    journal.finished(Decision(pool=snapshot("b"), reason="policy", predicted_s=0.0), 1.0)
+    journal.failed("a", "lost")
+    journal.refused("overloaded")
+    assert Tagged.seen == [
+        ("imagine_routing_decisions", 1, {"pool": "a", "reason": "retry"}),
+        ("imagine_routing_retries", 1, {"pool": "a"}),
+        ("imagine_took_seconds", 3.0, {"pool": "a"}),
+        ("imagine_predicted_seconds", 2.0, {"pool": "a"}),
+        ("imagine_prediction_ratio", 1.5, {"pool": "a"}),
+        ("imagine_took_seconds", 1.0, {"pool": "b"}),
+        ("imagine_routing_failures", 1, {"pool": "a", "cause": "lost"}),
+        ("imagine_routing_refusals", 1, {"code": "overloaded"}),
+    ]
 
 
 RAW = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.settings import LiveSettings, Settings, SettingsError
+from serve_app.settings import Settings, SettingsError
 
 POOL = {"accelerator": "cpu", "framework": "cpu"}
 
@@ -42,6 +42,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
         ["resources.neuron_cores", "0.5", "whole number"],
     ),
     ("GPU by name", with_pool(resources={"resources": {"GPU": 1}}), ["'GPU'", "num_gpus"]),
+    ("emulated without speed", with_pool(framework="emulated"), ["'emulated'", "needs emulation"]),
+    ("emulation of a CPU", with_pool(emulation={"step_s": 1}), ["'cpu'", "takes no emulation"]),
+    (
+        "emulated speed 0",
+        with_pool(framework="emulated", emulation={"step_s": 0}),
+        ["emulation.step_s", "above 0"],
+    ),
     ("dtype", with_pool(engine={"dtype": "int4"}), ["dtype", "'int4'", "bfloat16"]),
     ("rows", with_pool(engine={"max_rows": 1}), ["max_rows", "at least 2"]),
     ("deterministic", with_pool(engine={"deterministic": "maybe"}), ["deterministic", "true or"]),
@@ -105,17 +112,6 @@ def test_a_pool_that_any_machine_can_host_has_a_replica_by_default(
     assert Settings.parse(settings.model_dump()) == settings
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [{"weights": {"nope": 1}}, {"weights": {"cpu": -1}}, {"weight": {}}, [1], {"weights": 3}],
-)
-def test_bad_live_settings(bad: Any) -> None:
-    pools = Settings.parse(with_pool()).pools
-    with pytest.raises(SettingsError):
-        LiveSettings.parse(bad, pools)
-
-
-def test_live_settings() -> None:
-    pools = Settings.parse(with_pool()).pools
-    assert LiveSettings.parse({"weights": {"cpu": 3}}, pools).weights == {"cpu": 3}
-    assert LiveSettings.parse(None, pools).weights == {}
+def test_an_emulated_pool_says_so() -> None:
+    raw = with_pool(framework="emulated", accelerator="inf2", emulation={"step_s": 0.1})
+    assert Settings.parse(raw).pools["cpu"].label == "inf2 (emulated)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from starlette.testclient import TestClient
 
 from serve_app.api.application import create_app
 from serve_app.api.fields import Fields
+from serve_app.live import LiveSettings, ProfileSettings
 from serve_app.routing.availability import Availability
 from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.router import Decision
 from serve_app.routing.snapshot import PoolState
+from serve_app.routing.work import Work
 from serve_app.settings import Settings
 from tests.serve_app.conftest import MODEL, Stand
 from tests.serve_app.test_bad_requests import TABLE, b64, png
@@ -58,12 +62,46 @@ def test_pools(stand: Stand) -> None:
 def test_live_weights_show(stand: Stand) -> None:
     directory: Any = stand.front.pools
     stand.states["gpu"] = PoolState(ready=1)
-    directory.override_weights({"cpu": 300})
+    directory.configure(LiveSettings(weights={"cpu": 300}))
     pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
     assert pools["cpu"]["share"] == 0.75
-    directory.override_weights({})
+    directory.configure(LiveSettings())
     pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
     assert pools["cpu"]["share"] == 0.0
+
+
+def test_pools_tells_why_requests_went_where_they_did(stand: Stand) -> None:
+    directory: Any = stand.front.pools
+    directory.configure(
+        LiveSettings(
+            prices={"cpu": 0.9},
+            profiles={"cpu": ProfileSettings(latency_s=0.5, images_per_minute=120)},
+        )
+    )
+    record, now = directory.record("cpu"), time.monotonic()
+    for _ in range(10):
+        record.observations.answered(1.0, 0.5, now)
+    record.load.add(Work(2, 8))
+    journal = stand.front.routing.journal
+    journal.decided(Decision(pool=directory.snapshots()[1], reason="retry", predicted_s=1.0))
+    journal.failed("cpu", "lost")
+    journal.refused("overloaded")
+    shown = stand.client.get("/pools").json()
+    assert (shown["policy"], shown["refusals"]) == ("weighted", {"overloaded": 1})
+    cpu = next(pool for pool in shown["pools"] if pool["name"] == "cpu")
+    assert cpu["cost_per_1000"] == pytest.approx(0.125)
+    assert cpu["traffic_share"] == 1.0
+    assert cpu["latency_s"] == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
+    assert cpu["queue"]["requests"] == 1
+    assert cpu["queue"]["correction"] > 1.5
+    # Two rows of two are taken; eight steps of 62.5 ms until they leave, and as many again.
+    assert cpu["queue"]["predicted_s"] == pytest.approx(1.0 * cpu["queue"]["correction"])
+    assert (cpu["decisions"], cpu["failures"], cpu["retries"]) == ({"retry": 1}, {"lost": 1}, 1)
+    assert cpu["breaker"] == "closed"
+    for second in (0, 1, 2):
+        record.breaker.failed(now - 10 + second)
+    cpu = next(p for p in stand.client.get("/pools").json()["pools"] if p["name"] == "cpu")
+    assert cpu["breaker"] == "half_open"
 
 
 def test_docs_page_shows_every_route_and_field(stand: Stand) -> None:
@@ -236,14 +274,17 @@ import yaml
 import serve_app.ingress, serve_app.autoscaling.presence
 from serve_app.app import build
 from serve_app.api.application import create_app
-from tests.serve_app.conftest import FakeMeasurements, FakePainter, MODEL, make_settings
-from serve_app.api.front import Front
+from tests.serve_app.conftest import (
+    MODEL, FakeMeasurements, FakePainter, FakeRouting, make_settings
+)
+from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
 config = yaml.safe_load(open("serve_config.yaml"))
 build(config["applications"][0]["args"])
 settings = make_settings()
 create_app(Front(settings=settings, model=MODEL, painter=FakePainter(),
-                 pools=PoolDirectory(settings.pools, dict), measurements=FakeMeasurements()))
+                 pools=PoolDirectory(settings.pools, dict, default_work(MODEL)),
+                 routing=FakeRouting(), measurements=FakeMeasurements()))
 heavy = {"torch", "diffusers", "transformers"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
@@ -253,14 +294,19 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_shipped_config_is_consistent() -> None:
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+SHIPPED = ["serve_config.yaml", "serve_config.emulated.yaml"]
+
+
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_the_shipped_config_is_consistent(shipped: str) -> None:
+    config = yaml.safe_load((ROOT / shipped).read_text(encoding="utf-8"))
     (application,) = config["applications"]
     settings = Settings.parse(application["args"])
     policy = application["autoscaling_policy"]
     assert policy["policy_kwargs"]["pools"] == application["args"]["pools"]
     overrides = {entry["name"]: entry for entry in application["deployments"]}
     assert set(overrides) == {"Ingress", *settings.pools}
+    LiveSettings.parse(overrides["Ingress"]["user_config"], settings)
     for name, pool in settings.pools.items():
         bounds = overrides[name]["autoscaling_config"]
         assert bounds["max_replicas"] == pool.max_replicas
@@ -268,10 +314,11 @@ def test_the_shipped_config_is_consistent() -> None:
         assert bounds["min_replicas"] == (0 if pool.resources.special else pool.min_replicas)
 
 
-def test_the_shipped_config_survives_a_round_trip_through_serves_schema() -> None:
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_the_shipped_config_survives_a_round_trip_through_serves_schema(shipped: str) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((ROOT / shipped).read_text(encoding="utf-8"))
     once = ServeDeploySchema.model_validate(config).model_dump(mode="json", exclude_unset=True)
     written = yaml.safe_load(yaml.safe_dump(once))
     again = ServeDeploySchema.model_validate(written).model_dump(mode="json", exclude_unset=True)
@@ -280,6 +327,17 @@ def test_the_shipped_config_survives_a_round_trip_through_serves_schema() -> Non
     policy = again["applications"][0]["autoscaling_policy"]
     assert (
         policy["policy_kwargs"] == config["applications"][0]["autoscaling_policy"]["policy_kwargs"]
+    )
+
+
+def test_every_emulated_pool_says_so() -> None:
+    config = yaml.safe_load((ROOT / "serve_config.emulated.yaml").read_text(encoding="utf-8"))
+    settings = Settings.parse(config["applications"][0]["args"])
+    assert all(pool.label.endswith(" (emulated)") for pool in settings.pools.values())
+    # The sample's seconds per picture, over the embedded model's eight steps.
+    seconds = {name: 8 * pool.emulation.step_s for name, pool in settings.pools.items()}  # type: ignore[union-attr]
+    assert seconds == pytest.approx(
+        {"inf2": 0.67, "trn1": 0.51, "g5_compiled": 0.68, "g6": 0.96, "g5_eager": 0.92}, abs=0.001
     )
 
 

@@ -1,0 +1,163 @@
+"""Fair shares for clients: when there is more to do than the pools can take at once."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from serve_app.routing.work import Work
+
+_ROUNDING = 1e-6
+
+
+@dataclass(slots=True, order=True)
+class _Entry:
+    tag: float
+    number: int
+    key: str = field(compare=False)
+    work: Work = field(compare=False)
+    turn: asyncio.Future[None] = field(compare=False)
+
+
+class FairQueue:
+    """Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996).
+
+    Each entry has a start tag: the later of the queue's virtual time and the end of the key's
+    previous entry; its length is its row-steps over the key's weight. The smallest start is
+    next. So over any time in which two keys both wait, they are served in the ratio of their
+    weights, to within one entry each; a key that asks for little is never behind more than one
+    entry of another.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._finish: dict[str, float] = {}
+        self._queued: dict[str, tuple[int, float]] = {}  # entries and row-steps by key
+        self._now = 0.0
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def push(self, key: str, weight: float, work: Work, turn: asyncio.Future[None]) -> None:
+        """Line up for ``key``."""
+        start = max(self._now, self._finish.get(key, 0.0))
+        self._finish[key] = start + work.row_steps / weight
+        entries, row_steps = self._queued.get(key, (0, 0.0))
+        self._queued[key] = (entries + 1, row_steps + work.row_steps)
+        heapq.heappush(self._entries, _Entry(start, next(self._numbers), key, work, turn))
+
+    def first(self) -> Work | None:
+        """The work whose turn is next."""
+        return self._entries[0].work if self._entries else None
+
+    def pop(self) -> asyncio.Future[None]:
+        """Take out the next."""
+        entry = heapq.heappop(self._entries)
+        self._now = entry.tag
+        self._gone(entry)
+        return entry.turn
+
+    def discard(self, turn: asyncio.Future[None]) -> None:
+        """Take out one whose caller has left; nothing happens if it is not here."""
+        for index, entry in enumerate(self._entries):
+            if entry.turn is turn:
+                self._entries.pop(index)
+                heapq.heapify(self._entries)
+                self._gone(entry)
+                return
+
+    def ahead(self, key: str, weights: Callable[[str], float]) -> float:
+        """About how many row-steps are served before a new entry of ``key`` is."""
+        total = sum(row_steps for _, row_steps in self._queued.values())
+        own = self._queued.get(key, (0, 0.0))[1]
+        active = sum(weights(name) for name in self._queued if name != key) + weights(key)
+        return min(total, own * active / weights(key))
+
+    def _gone(self, entry: _Entry) -> None:
+        entries, row_steps = self._queued.pop(entry.key)
+        if entries > 1:
+            self._queued[entry.key] = (entries - 1, row_steps - entry.work.row_steps)
+        if not self._entries:  # nobody is owed anything: forget the past, also old keys
+            self._finish.clear()
+            self._now = 0.0
+
+
+class FairGate:
+    """Lets requests through while the pools have rows for them, else in fair turns.
+
+    Off (no weights configured) it lets everything through at once.
+
+    Args:
+        room: rows that the pools can take from this ingress replica at once.
+    """
+
+    def __init__(self, room: Callable[[], float]) -> None:
+        self._room = room
+        self._queue = FairQueue()
+        self._inside = 0.0
+        self._weights: Mapping[str, float] | None = None
+        self._default = 1.0
+
+    @property
+    def active(self) -> bool:
+        """Whether clients share fairly."""
+        return self._weights is not None
+
+    @property
+    def waiting(self) -> int:
+        """Requests waiting for their turn."""
+        return len(self._queue)
+
+    def configure(self, weights: Mapping[str, float] | None, default: float = 1.0) -> None:
+        """Take new weights by key into force; ``None`` switches fair sharing off."""
+        self._weights = None if weights is None else dict(weights)
+        self._default = default
+        self._let_in()
+
+    def ahead(self, key: str) -> float:
+        """About how many row-steps wait here before a new request of ``key``."""
+        return self._queue.ahead(key, self._weight) if self._queue else 0.0
+
+    @asynccontextmanager
+    async def turn(self, key: str, work: Work) -> AsyncIterator[None]:
+        """Inside, the request may be sent to a pool."""
+        if self._queue or (self.active and not self._fits(work)):
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.push(key, self._weight(key), work, waiting)
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                if waiting.done() and not waiting.cancelled():  # its turn had just come
+                    self._leave(work)
+                else:
+                    self._queue.discard(waiting)
+                raise
+        else:
+            self._inside += work.rows
+        try:
+            yield
+        finally:
+            self._leave(work)
+
+    def _leave(self, work: Work) -> None:
+        self._inside -= work.rows
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while (work := self._queue.first()) is not None and (not self.active or self._fits(work)):
+            turn = self._queue.pop()
+            if not turn.done():
+                self._inside += work.rows
+                turn.set_result(None)
+
+    def _fits(self, work: Work) -> bool:
+        # Whoever is alone goes ahead, else one that is larger than all room would wait for ever.
+        return self._inside < _ROUNDING or self._inside + work.rows <= self._room()
+
+    def _weight(self, key: str) -> float:
+        return (self._weights or {}).get(key, self._default)

@@ -1,0 +1,1 @@
+"""Metrics, where operators look for them."""

@@ -1,0 +1,210 @@
+"""500 requests while something goes wrong: each has exactly one answer, and the right picture."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.conftest import BACK_WITHIN_S, POOLS, REQUESTS, Outcome, Stand, sampling
+from tests.e2e.conftest import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+
+def report(scenario: str, outcome: Outcome, back_s: float | None = None) -> None:
+    """What an operator would ask: how it went, and how long until all was well again."""
+    back = "" if back_s is None else f", all pools back after {back_s:.1f} s"
+    print(
+        f"\n{scenario}: {dict(outcome.statuses)}, left {len(outcome.left)},"
+        f" {REQUESTS / outcome.seconds:.0f}/s, by pool {dict(outcome.pools)}{back}"
+    )
+
+
+def back_after(stand: Stand, began: float) -> float:
+    """Seconds from ``began`` until every pool serves."""
+    wait_for("all pools", stand.all_up, BACK_WITHIN_S)
+    return time.monotonic() - began
+
+
+class Timed:
+    """Does something once and remembers when."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self._what = what
+        self.at = 0.0
+
+    def __call__(self) -> None:
+        self.at = time.monotonic()
+        self._what()
+
+
+async def test_without_trouble_all_pools_share(fresh: Stand) -> None:
+    outcome = await fresh.run()
+    fresh.check(outcome)
+    report("no trouble", outcome)
+    # Equal weights over all 500: within one request of the third.
+    assert max(outcome.pools.values()) - min(outcome.pools.values()) <= 2
+
+
+async def test_a_replica_is_killed(fresh: Stand) -> None:
+    kill = Timed(lambda: fresh.process("alpha").kill())
+    outcome = await fresh.run(kill)
+    fresh.check(outcome)
+    assert sum(p["retries"] for p in fresh.get("/pools")["pools"]) > 0
+    report("replica killed", outcome, back_after(fresh, kill.at))
+
+
+async def test_a_node_is_lost(fresh: Stand) -> None:
+    lose = Timed(lambda: fresh.cluster.remove_node(fresh.nodes.pop("beta"), allow_graceful=False))
+    outcome = await fresh.run(lose)
+    fresh.check(outcome)
+    fresh.add_node("beta")
+    report("node lost (and added after the run)", outcome, back_after(fresh, lose.at))
+
+
+async def test_one_pool_is_updated_and_no_other_restarts(fresh: Stand) -> None:
+    before = fresh.replica_ids()
+
+    def update() -> None:
+        options = {
+            "num_cpus": 0,
+            "resources": {"gamma_card": 1},
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "UPDATED": "yes"}},
+        }
+        fresh.deployment("gamma")["ray_actor_options"] = options
+        fresh.deploy()
+
+    deploy = Timed(update)
+    outcome = await fresh.run(deploy)
+    fresh.check(outcome)
+
+    def replaced() -> bool:
+        ids = fresh.replica_ids()["gamma"]
+        return bool(ids) and ids != before["gamma"]
+
+    wait_for("the new replica", replaced, BACK_WITHIN_S)
+    report("one pool updated", outcome, back_after(fresh, deploy.at))
+    after = fresh.replica_ids()
+    assert {name: after[name] for name in ("Ingress", "alpha", "beta")} == {
+        name: before[name] for name in ("Ingress", "alpha", "beta")
+    }
+
+
+async def test_a_pool_goes_to_zero_and_comes_back(fresh: Stand) -> None:
+    """And it takes no request more than a second after Serve has said that it is gone."""
+    gone_at: list[float] = []
+
+    def to_zero() -> None:
+        fresh.scale(alpha=0)
+        while fresh.replica_ids()["alpha"]:
+            time.sleep(0.05)
+        gone_at.append(time.monotonic())
+
+    async with sampling(fresh) as seen:
+        outcome = await fresh.run(to_zero)
+    fresh.check(outcome)
+    assert not fresh.pool("alpha")["available"]
+    sent = [(at, sum(pools["alpha"]["decisions"].values())) for at, pools in seen]
+    last = max((at for (at, n), (_, m) in zip(sent[1:], sent, strict=False) if n > m), default=0.0)
+    print(f"\nlast request sent {last - gone_at[0]:+.2f} s after Serve had no replica of it")
+    assert last <= gone_at[0] + 1.0
+    began = time.monotonic()
+    fresh.scale(alpha=1)
+    report("pool to zero and back", outcome, back_after(fresh, began))
+    outcome = await fresh.run()
+    fresh.check(outcome)
+    assert outcome.pools["alpha"] > REQUESTS // 4
+
+
+async def test_a_pool_gets_ten_times_slower(fresh: Stand) -> None:
+    """The ``latency`` policy moves the traffic away, and back once it is fast again."""
+    fresh.configure(slo_s=21, policy="latency")
+    quick = await fresh.run()
+    fresh.check(quick)
+    process, stop = fresh.process("beta"), threading.Event()
+
+    def slow_down() -> None:  # runs a tenth of the time
+        while not stop.is_set():
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.18)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=slow_down)
+    thread.start()
+    try:
+        slow = await fresh.run()
+    finally:
+        stop.set()
+        thread.join()
+    fresh.check(slow)
+    report("before", quick)
+    report("one pool ten times slower", slow)
+    assert slow.pools["beta"] < quick.pools["beta"] / 2
+
+
+async def test_a_replica_hangs(fresh: Stand) -> None:
+    """Its requests are painted elsewhere after the configured time; then it is left alone."""
+    fresh.configure(
+        slo_s=22, recovery={"hang_after_s": 2, "breaker_failures": 1, "breaker_open_s": 2}
+    )
+    process = fresh.process("gamma")
+    hang = Timed(process.suspend)
+    try:
+        outcome = await fresh.run(hang)
+        fresh.check(outcome)
+        assert fresh.pool("gamma")["failures"].get("hung", 0) > 0
+        assert fresh.pool("gamma")["breaker"] != "closed"
+    finally:
+        process.resume()
+
+    def probe() -> bool:  # probes are requests: someone must ask
+        asyncio.run(fresh.run())
+        return fresh.all_up()
+
+    await asyncio.to_thread(wait_for, "gamma in rotation", probe, BACK_WITHIN_S)
+    report("replica hung", outcome, time.monotonic() - hang.at)
+
+
+async def test_a_queue_that_overflows_refuses_with_an_honest_retry_after(fresh: Stand) -> None:
+    fresh.configure(slo_s=23, admission={"max_wait_s": 0.5})
+    outcome = await fresh.run(at_once=REQUESTS)
+    fresh.check(outcome, refused=frozenset({429}))
+    report("queue overflow", outcome)
+    refused = [a for a in outcome.answers.values() if a.status_code == 429]
+    assert refused
+    waits = [int(answer.headers["retry-after"]) for answer in refused]
+    assert all(answer.json()["error"]["code"] == "overloaded" for answer in refused)
+    # Honest: whoever comes back when told to is taken.
+    await asyncio.sleep(max(waits))
+    fresh.settle()
+    assert fresh.get("/pools")["refusals"]["overloaded"] >= len(refused)
+    assert (await fresh.run(at_once=4)).statuses == {200: REQUESTS}
+
+
+async def test_200_clients_leave(fresh: Stand) -> None:
+    leaving = frozenset(range(0, REQUESTS, 5)) | frozenset(range(1, REQUESTS, 5))
+    assert len(leaving) == 200
+    outcome = await fresh.run(leaving=leaving)
+    fresh.check(outcome)
+    report("200 clients leave", outcome)
+    assert len(outcome.left) > 100
+    assert set(range(REQUESTS)) - leaving <= set(outcome.answers)
+    fresh.settle()  # what they had asked for is painted by nobody
+
+
+async def test_a_hot_weight_change_rules_the_next_request(fresh: Stand) -> None:
+    before = fresh.replica_ids()
+    fresh.configure(slo_s=24, weights={"alpha": 1, "beta": 0, "gamma": 0})
+    assert set((await fresh.run()).pools) == {"alpha"}
+    fresh.configure(slo_s=25, weights={"alpha": 0, "beta": 1, "gamma": 3})
+    outcome = await fresh.run()
+    fresh.check(outcome)
+    assert outcome.pools == {"beta": REQUESTS // 4, "gamma": 3 * REQUESTS // 4}
+    assert fresh.replica_ids() == before
+    assert set(POOLS) < set(before)
