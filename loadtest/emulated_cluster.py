@@ -100,6 +100,7 @@ def emulated_cluster(
         initialize_head=True,
         head_node_args={
             "num_cpus": 1,
+            "resources": {"front": 1},
             "include_dashboard": True,
             "dashboard_port": dashboard_port,
         },

@@ -39,9 +39,12 @@ def build(args: Settings | Mapping[str, Any]) -> Application:
     pools = {name: bind_pool(name, pool, settings) for name, pool in settings.pools.items()}
     ingress = serve.deployment(Ingress).options(
         name=INGRESS,
-        num_replicas=1,
+        num_replicas=settings.ingress.replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
-        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+        ray_actor_options={
+            "num_cpus": settings.ingress.num_cpus,
+            "resources": dict(settings.ingress.resources),
+        },
         graceful_shutdown_wait_loop_s=_SHUTDOWN_POLL_S,
     )
     return ingress.bind(settings, pools)

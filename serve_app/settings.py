@@ -261,12 +261,19 @@ class IngressSettings(Strict):
     """The ingress deployment itself.
 
     Attributes:
-        num_cpus: Ray cores reserved for the ingress.
-        max_ongoing_requests: most requests in the ingress at once.
+        replicas: how many there are; each spreads its own requests over all pools.
+        num_cpus: Ray cores reserved for one.
+        resources: other Ray resources for one. An ingress takes its requests down with its node:
+            give the nodes that stay a resource of their own, and name a small part of it here.
+        max_ongoing_requests: most requests in one ingress replica at once.
         poll_interval_s: seconds between two looks at the pools' replica states.
     """
 
+    replicas: int = Field(default=1, ge=1, le=100)
     num_cpus: float = Field(default=0, ge=0, le=64, allow_inf_nan=False)
+    resources: dict[str, Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     max_ongoing_requests: int = Field(default=1024, ge=1, le=100_000)
     poll_interval_s: float = Field(default=0.5, ge=0.1, le=60, allow_inf_nan=False)
 
