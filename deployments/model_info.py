@@ -69,6 +69,8 @@ def load_model_info(source: str, revision: str | None) -> ModelInfo:
             raise ModelError(f"model.revision: missing for the hub model {source!r}; pin a commit")
         try:
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=["*.json"]))
+            # The hub's cache names the folder after the commit, whatever tag or branch was asked.
+            revision = folder.name
         except (OSError, ValueError) as error:
             raise ModelError(f"model.source: {source!r} does not download: {error}") from error
     else:

@@ -26,6 +26,8 @@ class ReplicaOptions(BaseModel):
         max_queued: most pictures waiting for a slot before new ones are refused.
         deterministic: always run the same padded batch, so that neighbours cannot change a bit.
         admission: which waiting picture gets the next slot.
+        hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
+            the device hangs: the replica reports unhealthy and is replaced.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -42,4 +44,5 @@ class ReplicaOptions(BaseModel):
     max_queued: int = Field(default=512, ge=1)
     deterministic: bool = False
     admission: Admission = "deadline"
+    hang_after_s: float = Field(default=60, gt=0)
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -61,6 +61,7 @@ class PoolReplica:
             reference_pixels=defaults.width * defaults.height,
             max_queued=options.max_queued,
             admission=options.admission,
+            hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
         self._warm_up()
         logger.info(

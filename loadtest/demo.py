@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import math
+import queue
 import random
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -33,10 +38,10 @@ PROMPT = "a red circle on a blue background"
 # Seconds after the start, and a command.
 TOUR: tuple[tuple[float, str], ...] = (
     (20, "weights inf2=10 trn1=10 g5_compiled=10 g6=60 g5_eager=10"),
-    (40, "policy cost"),
-    (60, "kill inf2"),
-    (85, "revive inf2"),
-    (115, "policy latency"),
+    (40, "kill inf2"),
+    (65, "revive inf2"),
+    (95, "policy latency"),
+    (110, "policy cost"),
     (130, "quit"),
 )
 
@@ -64,21 +69,52 @@ class Answers:
         return found
 
 
+class Errands:
+    """Things for the main thread to do: Ray starts nodes nowhere else."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[Callable[[], None], Future[None]]] = (
+            queue.SimpleQueue()
+        )
+
+    async def run(self, what: Callable[[], None]) -> None:
+        """Have the main thread do ``what``, and wait for it; its errors rise here."""
+        done: Future[None] = Future()
+        self._queue.put((what, done))
+        await asyncio.wrap_future(done)
+
+    def serve(self, until: Thread) -> None:
+        """Do errands until that thread ends."""
+        while until.is_alive():
+            try:
+                what, done = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            try:
+                what()
+            except Exception as error:  # handed to whoever asked
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+
 @dataclass
 class Demo:
     """The running demonstration."""
 
     cluster: EmulatedCluster
+    errands: Errands
     answers: Answers = field(default_factory=Answers)
     events: deque[str] = field(default_factory=lambda: deque(maxlen=6))
     began: float = field(default_factory=time.monotonic)
     over: bool = False
+    last: Group | None = None
 
-    def do(self, command: str) -> None:
+    async def do(self, command: str) -> None:
         """Carry a command out; what cannot be is told and changes nothing."""
         at = f"{time.monotonic() - self.began:5.0f} s  "
         try:
-            carry_out(self.cluster, command, self.quit)
+            await self.errands.run(lambda: carry_out(self.cluster, command, self.quit))
         except (ValueError, httpx.HTTPError) as error:
             self.events.append(f"{at}{command}: {error}")
         else:
@@ -155,27 +191,28 @@ def picture(demo: Demo, shown: dict[str, Any]) -> Group:
     total = sum(map(len, seen.values()))
     span_s = min(WINDOW_S, time.monotonic() - demo.began)
     table = Table(
-        title=f"EMULATED accelerators on this machine's CPU · policy {shown['policy']} ·"
-        f" {demo.answers.total} pictures, errors {dict(demo.answers.errors) or 'none'}"
+        title=f"EMULATED accelerators: the CPU paints at their speed\npolicy {shown['policy']},"
+        f" {demo.answers.total} pictures, errors: {dict(demo.answers.errors) or 'none'}",
+        caption="$/1,000: for a thousand pictures at the full rate; now: at the present one",
+        box=None,
+        padding=(0, 1, 0, 0),
     )
-    for name in ("pool", "accelerator", "state", "planned", "share"):
-        table.add_column(name)
-    for name in ("images/min", "p50 s", "p95 s", "$/hour", "$/1,000 full", "$/1,000 now"):
-        table.add_column(name, justify="right")
+    for name in ("pool", "state", "plan", "share"):
+        table.add_column(name, no_wrap=True)
+    for name in ("/min", "p50 s", "p95 s", "$/1,000", "now"):
+        table.add_column(name, justify="right", no_wrap=True)
     for pool in shown["pools"]:
         took = sorted(seen.get(pool["name"], ()))
         rate = len(took) / span_s * 60
         share = len(took) / total if total else 0.0
         table.add_row(
             pool["name"],
-            pool["accelerator"],
             _state(pool),
             "-" if pool["share"] is None else f"{pool['share']:.0%}",
-            f"{share:4.0%} {'█' * round(20 * share)}",
+            f"{share:4.0%} {'█' * round(8 * share)}",
             f"{rate:.0f}",
             _quantile(took, 0.5),
             _quantile(took, 0.95),
-            f"{pool['price_per_hour']:.2f}",
             "-" if pool["cost_per_1000"] is None else f"{pool['cost_per_1000']:.3f}",
             f"{pool['price_per_hour'] / 60 / rate * 1000:.3f}" if rate else "-",
         )
@@ -200,7 +237,8 @@ async def watch(demo: Demo, live: Live) -> None:
     async with httpx.AsyncClient(base_url=demo.cluster.url, timeout=10) as client:
         while not demo.over:
             try:
-                live.update(picture(demo, (await client.get("/pools")).json()))
+                demo.last = picture(demo, (await client.get("/pools")).json())
+                live.update(demo.last)
             except httpx.TransportError as error:
                 demo.events.append(f"/pools: {type(error).__name__}")
             await asyncio.sleep(0.5)
@@ -210,14 +248,14 @@ async def tour(demo: Demo, commands: Sequence[tuple[float, str]]) -> None:
     """Carry out each command at its time."""
     for at, command in commands:
         await asyncio.sleep(max(0.0, demo.began + at - time.monotonic()))
-        await asyncio.to_thread(demo.do, command)
+        await demo.do(command)
 
 
 async def by_hand(demo: Demo) -> None:
     """Carry out what is typed."""
     while not demo.over:
         line = await asyncio.to_thread(sys.stdin.readline)
-        await asyncio.to_thread(demo.do, line.strip() or "quit")
+        await demo.do(line.strip() or "quit")
 
 
 async def ready(cluster: EmulatedCluster, console: Console) -> None:
@@ -243,17 +281,16 @@ async def ready(cluster: EmulatedCluster, console: Console) -> None:
                 await asyncio.sleep(0.5)
 
 
-async def run(cluster: EmulatedCluster, console: Console, args: argparse.Namespace) -> Demo:
+async def run(demo: Demo, console: Console, args: argparse.Namespace) -> None:
     """The whole demonstration on a running cluster."""
-    await ready(cluster, console)
-    demo = Demo(cluster)
+    await ready(demo.cluster, console)
+    demo.began = time.monotonic()
     commands = [(at * args.pace, command) for at, command in TOUR]
     with Live(console=console, refresh_per_second=4) as live:
         async with asyncio.TaskGroup() as group:
             group.create_task(load(demo, args.rate))
             group.create_task(watch(demo, live))
             group.create_task(by_hand(demo) if args.by_hand else tour(demo, commands))
-    return demo
 
 
 def main() -> None:
@@ -264,14 +301,35 @@ def main() -> None:
     parser.add_argument("--by-hand", action="store_true", help="type commands; no tour")
     parser.add_argument("--port", type=int, help="HTTP port instead of the config's")
     parser.add_argument("--dashboard-port", type=int, default=8265)
+    parser.add_argument("--svg", type=Path, help="where to save the last table as a picture")
     args = parser.parse_args()
     console = Console()
     console.print("Emulated accelerators: real pictures, pretended speed. Starting a cluster ...")
     with emulated_cluster(port=args.port, dashboard_port=args.dashboard_port) as cluster:
-        demo = asyncio.run(run(cluster, console, args))
+        demo, failures = Demo(cluster, Errands()), list[BaseException]()
+
+        def show() -> None:
+            try:
+                asyncio.run(run(demo, console, args))
+            except BaseException as error:  # raised again below, in the main thread
+                failures.append(error)
+
+        thread = Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            demo.errands.serve(thread)
+        except KeyboardInterrupt:
+            demo.quit()
+            thread.join(10)
+        if failures:
+            raise failures[0]
     console.print(f"{demo.answers.total} pictures; errors: {dict(demo.answers.errors) or 'none'}")
     for event in demo.events:
         console.print(f"  {event}", highlight=False)
+    if args.svg is not None and demo.last is not None:
+        paper = Console(record=True, width=80, file=io.StringIO())
+        paper.print(demo.last)
+        paper.save_svg(str(args.svg), title="make demo")
     if demo.answers.errors:
         raise SystemExit(1)
 

@@ -45,6 +45,7 @@ def build(args: Settings | Mapping[str, Any]) -> Application:
             "num_cpus": settings.ingress.num_cpus,
             "resources": dict(settings.ingress.resources),
         },
+        graceful_shutdown_timeout_s=settings.ingress.drain_s,
         graceful_shutdown_wait_loop_s=_SHUTDOWN_POLL_S,
     )
     return ingress.bind(settings, pools)
@@ -62,6 +63,7 @@ def bind_pool(name: str, pool: PoolSettings, settings: Settings) -> Application:
         max_ongoing_requests=2 * (engine.max_rows + engine.max_queued),
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
+        graceful_shutdown_timeout_s=pool.drain_s,
         graceful_shutdown_wait_loop_s=_SHUTDOWN_POLL_S,
     )
     return deployment.bind(replica_options(name, pool, settings))

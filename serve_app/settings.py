@@ -24,6 +24,7 @@ from pydantic import (
 
 from deployments.options import Admission, DType, Framework
 
+Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -142,6 +143,7 @@ class EngineSettings(Strict):
         max_queued: most requests waiting in one replica before it answers "overloaded".
         deterministic: fixed padded batch, so that a picture is bit-equal whatever shares it.
         admission: which waiting request enters next.
+        hang_after_s: a step that takes this many seconds has the replica replaced.
     """
 
     dtype: DType | None = None
@@ -150,6 +152,7 @@ class EngineSettings(Strict):
     max_queued: int = Field(default=512, ge=1, le=100_000)
     deterministic: bool = False
     admission: Admission = "deadline"
+    hang_after_s: float = Field(default=60, gt=0, le=86_400, allow_inf_nan=False)
 
 
 class EmulationSettings(Strict):
@@ -174,6 +177,8 @@ class PoolSettings(Strict):
         min_replicas: replicas kept while the hardware is present; when absent, 1 for a pool that
             any machine can host and 0 for one that needs special resources.
         max_replicas: most replicas.
+        drain_s: seconds that a replica being stopped has to finish its requests; what is cut off
+            is painted elsewhere, if there is another pool.
         engine: the engine's settings.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
     """
@@ -184,6 +189,7 @@ class PoolSettings(Strict):
     weight: Weight = 1
     min_replicas: int = Field(default=None, ge=0, le=1000)  # type: ignore[assignment]
     max_replicas: int = Field(default=1, ge=1, le=1000)
+    drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
     emulation: EmulationSettings | None = None
 
@@ -266,6 +272,7 @@ class IngressSettings(Strict):
         resources: other Ray resources for one. An ingress takes its requests down with its node:
             give the nodes that stay a resource of their own, and name a small part of it here.
         max_ongoing_requests: most requests in one ingress replica at once.
+        drain_s: seconds that an ingress being stopped has to finish its requests.
         poll_interval_s: seconds between two looks at the pools' replica states.
     """
 
@@ -275,6 +282,7 @@ class IngressSettings(Strict):
         default_factory=dict
     )
     max_ongoing_requests: int = Field(default=1024, ge=1, le=100_000)
+    drain_s: Drain = 5
     poll_interval_s: float = Field(default=0.5, ge=0.1, le=60, allow_inf_nan=False)
 
 

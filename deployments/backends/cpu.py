@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from pathlib import Path
 
 import torch
 
@@ -19,7 +21,7 @@ _TRIAL_ROWS = 4
 
 def create(options: ReplicaOptions) -> PipelineBackend:
     """Load the model in float32 (or as told) and choose the number of threads if not told."""
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(options.threads or usable_cores())
     dtype = getattr(torch, options.dtype or "float32")
     backend = PipelineBackend(
         load_pipeline(options.model_source, options.model_revision),
@@ -33,9 +35,23 @@ def create(options: ReplicaOptions) -> PipelineBackend:
     if options.threads is None and not options.deterministic:
         torch.set_num_threads(fastest_threads(backend, *backend.own_size))
     # A core that the steps leave free decodes beside them: some 10 % more images/s.
-    spare = torch.get_num_threads() < len(os.sched_getaffinity(0))
+    spare = torch.get_num_threads() < usable_cores()
     backend.facts = dataclasses.replace(backend.facts, overlap_decode=spare)
     return backend
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may keep busy: its affinity, within a container's CPU quota.
+
+    Args:
+        quota: control group file of the quota (Linux, version 2): microseconds and period.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores  # no such control group
+    return cores if allowed == "max" else max(1, min(cores, math.ceil(int(allowed) / int(period))))
 
 
 def fastest_threads(backend: PipelineBackend, height: int, width: int) -> int:
@@ -44,7 +60,7 @@ def fastest_threads(backend: PipelineBackend, height: int, width: int) -> int:
     A small model's step is many short operations, and threads that have to be woken for each cost
     more than they save: the embedded model's step takes twice as long on two cores as on one.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     numbers = [cores]
     while numbers[-1] > 1:
         numbers.append(numbers[-1] // 2)

@@ -9,6 +9,8 @@ import torch
 
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 
+# A larger batch must cut the cost per row by at least this much to be worth the longer step.
+WORTHWHILE_GAIN = 0.01
 REPEATS = 3
 ROUNDS = 4
 # A step as long as this is timed once: noise is small beside it, and start-up must end.
@@ -46,7 +48,7 @@ def _measure(backend: Backend, height: int, width: int, max_rows: int) -> dict[i
     rows = 1
     while rows <= max_rows:
         costs[rows] = time_rows(backend, text, height, width, rows)
-        if rows >= 4 and costs[rows] > LONG_STEP_MS and not _pays(costs, rows):
+        if rows >= 4 and costs[rows] > LONG_STEP_MS and not _pays(costs, rows, rows // 2):
             break
         rows *= 2
     for _ in range(ROUNDS - 1):
@@ -61,14 +63,13 @@ def choose_rows(costs: dict[int, float]) -> int:
     sizes = sorted(costs)
     best = max(sizes[0], 2) if len(sizes) > 1 else sizes[0]
     for rows in sizes:
-        if rows > best and _pays(costs, rows):
+        if rows > best and _pays(costs, rows, best):
             best = rows
     return best
 
 
-def _pays(costs: dict[int, float], rows: int) -> bool:
-    half = rows // 2
-    return costs[rows] / rows < costs[half] / half
+def _pays(costs: dict[int, float], rows: int, than: int) -> bool:
+    return costs[rows] / rows < (1 - WORTHWHILE_GAIN) * costs[than] / than
 
 
 def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:

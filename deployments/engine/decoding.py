@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -18,6 +19,8 @@ from deployments.engine.job import Job
 DEFER_STEPS = 2
 # An idle engine looks for arrivals this often while a picture is decoded beside it.
 _LOOK_UP_S = 0.002
+# A batch being decoded when all else has failed gets so long to end.
+_LAST_S = 5.0
 
 Decoded = Callable[[Job, NDArray[np.uint8]], None]
 
@@ -27,6 +30,9 @@ class Decoder:
 
     Where the backend says so, batches are decoded in a thread beside the steps, one at a time;
     else between two steps.
+
+    Attributes:
+        running_since: monotonic seconds at which the batch being decoded was begun, if one is.
 
     Args:
         backend: device code.
@@ -50,10 +56,11 @@ class Decoder:
         self._queue: deque[tuple[Job, int]] = deque()
         self._tick = 0
         self._beside = ThreadPoolExecutor(1, "decode") if backend.facts.overlap_decode else None
-        self._running: Future[None] | None = None
+        self._running: deque[tuple[Future[None], list[Job]]] = deque()
+        self.running_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._queue) + (self._running is not None)
+        return len(self._queue) + len(self._running)
 
     def add(self, job: Job) -> None:
         """Queue a finished job."""
@@ -75,19 +82,35 @@ class Decoder:
                 self._run(self._take())
                 soonest = soonest or 0  # whoever arrived meanwhile takes a step first
             return
+        while self._due(soonest):
+            jobs = self._take()
+            self._running.append((self._beside.submit(self._run, jobs), jobs))
+            soonest = soonest or 0  # as above
         self._collect(idle=soonest is None)
-        if self._running is None and self._due(soonest):
-            self._running = self._beside.submit(self._run, self._take())
+
+    def fail_all(self, message: str) -> None:
+        """Answer all that wait, and the batches being decoded if they do not end soon."""
+        jobs = [job for job, _ in self._queue]
+        self._queue.clear()
+        for future, batch in self._running:
+            future.cancel()
+            jobs += batch
+        wait([future for future, _ in self._running], timeout=_LAST_S)
+        self._running.clear()
+        for job in jobs:  # no effect on those that have their answer
+            job.fail("device_error", message, retryable=True)
+
+    def close(self) -> None:
+        """End the thread, once it has nothing more to do."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=False, cancel_futures=True)
 
     def _collect(self, idle: bool) -> None:
-        """See to the batch being decoded beside the steps; when idle, wait for it a little."""
-        if self._running is None:
-            return
-        if idle:
-            wait([self._running], timeout=_LOOK_UP_S)
-        if self._running.done():
-            done, self._running = self._running, None
-            done.result()
+        """See to what is decoded beside the steps; when idle, wait for it a little."""
+        if idle and self._running:
+            wait([self._running[0][0]], timeout=_LOOK_UP_S)
+        while self._running and self._running[0][0].done():
+            self._running.popleft()[0].result()
 
     def _due(self, soonest: int | None) -> bool:
         if not self._queue:
@@ -119,14 +142,32 @@ class Decoder:
         return taken
 
     def _run(self, jobs: Sequence[Job]) -> None:
+        self.running_since = time.monotonic()
+        try:
+            self._decode(jobs)
+        except Exception as error:
+            for job in jobs:  # no effect on those that have their answer
+                job.fail("device_error", f"decoding failed: {error}", retryable=True)
+            raise
+        finally:
+            self.running_since = None
+
+    def _decode(self, jobs: Sequence[Job]) -> None:
+        """In one call; where memory is short, in several. What does not fit alone fails alone."""
         try:
             pictures = self._backend.decode(torch.cat([job.path.latents for job in jobs]))
+        except torch.OutOfMemoryError as error:
+            if len(jobs) == 1:
+                message = f"decoding the picture does not fit the device's memory: {error}"
+                jobs[0].fail("generation_failed", message)
+                return
+        else:
             for job, picture in zip(jobs, pictures, strict=True):
                 if picture is None:
                     job.fail("generation_failed", "the decoded picture is not finite (NaN)")
                 else:
                     self._deliver(job, picture)
-        except Exception as error:
-            for job in jobs:  # no effect on those that have their answer
-                job.fail("device_error", f"decoding failed: {error}", retryable=True)
-            raise
+            return
+        half = len(jobs) // 2
+        self._decode(jobs[:half])
+        self._decode(jobs[half:])

@@ -69,6 +69,11 @@ class Engine:
         return sum(job.rows for job in self._slots)
 
     @property
+    def decoding_since(self) -> float | None:
+        """Monotonic seconds since which a batch is being decoded, if one is."""
+        return self._decoder.running_since
+
+    @property
     def busy(self) -> bool:
         """Whether ``step`` has anything to do."""
         return bool(self._arrivals or self._waiting or self._slots or len(self._decoder))
@@ -77,6 +82,10 @@ class Engine:
         """Hand in a prepared job."""
         with self._lock:
             self._arrivals.append(job)
+
+    def close(self) -> None:
+        """End what runs beside the steps."""
+        self._decoder.close()
 
     def step(self) -> None:
         """Admit, denoise one step for one group, retire what is finished."""
@@ -93,8 +102,7 @@ class Engine:
         self._waiting, self._slots = [], []
         for job in jobs:
             job.fail("device_error", message, retryable=True)
-        while len(self._decoder):
-            self._decode()
+        self._decoder.fail_all(message)
 
     def _admit(self) -> None:
         with self._lock:
@@ -138,20 +146,35 @@ class Engine:
         if not group:
             return
         try:
-            predictions = run_step(self.backend, group, inputs, self.backend.facts.fixed_rows)
+            predictions = self._predict(group, list(group), inputs)
         except Exception as error:  # whatever the device raised, its batch is lost
-            self.fault = f"{type(error).__name__}: {error}"
-            self._slots = [job for job in self._slots if job not in group]
-            for job in group:
-                job.fail("device_error", f"the device failed: {self.fault}", retryable=True)
-            group.clear()
+            for job in list(group):
+                self._lose(group, job, error)
             return
-        for job, prediction in zip(list(group), predictions, strict=True):
+        for job, prediction in predictions:
             try:
                 with torch.inference_mode():
                     job.path.advance(prediction)
             except Exception as error:  # one request's scheduler; its neighbours go on
-                self._fail_alone(group, job, error)
+                self._fail_alone(group, job, f"scheduler step failed: {_named(error)}")
+
+    def _predict(
+        self, group: list[Job], jobs: list[Job], inputs: list[ModelInput]
+    ) -> list[tuple[Job, torch.Tensor]]:
+        """One forward pass; where memory is short, several. What does not fit alone fails alone."""
+        try:
+            rows = self.backend.facts.fixed_rows
+            return list(zip(jobs, run_step(self.backend, jobs, inputs, rows), strict=True))
+        except torch.OutOfMemoryError as error:
+            if len(jobs) == 1:
+                message = f"the picture does not fit the device's memory: {_named(error)}"
+                self._fail_alone(group, jobs[0], message)
+                return []
+        half = len(jobs) // 2
+        return [
+            *self._predict(group, jobs[:half], inputs[:half]),
+            *self._predict(group, jobs[half:], inputs[half:]),
+        ]
 
     def _inputs(self, group: list[Job]) -> list[ModelInput]:
         """Each job's scaled sample and timestep; a job whose scheduler fails here leaves."""
@@ -161,30 +184,42 @@ class Engine:
                 with torch.inference_mode():
                     inputs.append(job.path.model_input())
             except Exception as error:
-                self._fail_alone(group, job, error)
+                self._fail_alone(group, job, f"scheduler step failed: {_named(error)}")
         return inputs
 
-    def _fail_alone(self, group: list[Job], job: Job, error: Exception) -> None:
+    def _fail_alone(self, group: list[Job], job: Job, message: str) -> None:
         group.remove(job)
         self._slots.remove(job)
-        job.fail("generation_failed", f"scheduler step failed: {type(error).__name__}: {error}")
+        job.fail("generation_failed", message)
 
     def _retire(self, group: list[Job]) -> None:
-        done = [job for job in group if job.path.remaining == 0]
-        self._slots = [job for job in self._slots if job not in done]
-        for job in done:
+        for job in [job for job in group if job.path.remaining == 0]:
             job.denoised = time.monotonic()
-            if bool(torch.isfinite(job.path.latents).all()):
+            try:
+                # Reading a value is where a device that works asynchronously tells of errors.
+                finite = bool(torch.isfinite(job.path.latents).all())
+            except Exception as error:
+                self._lose(group, job, error)
+                continue
+            self._slots.remove(job)
+            if finite:
                 self._decoder.add(job)
             else:
                 job.fail("generation_failed", "the picture's latents are not finite (NaN)")
         self._decode()
 
+    def _lose(self, group: list[Job], job: Job, error: Exception) -> None:
+        """The device failed under the job."""
+        self.fault = _named(error)
+        group.remove(job)
+        self._slots.remove(job)
+        job.fail("device_error", f"the device failed: {self.fault}", retryable=True)
+
     def _decode(self) -> None:
         try:
             self._decoder.tick(min((job.path.remaining for job in self._slots), default=None))
         except Exception as error:  # the decoder has failed its jobs; remember why
-            self.fault = f"{type(error).__name__}: {error}"
+            self.fault = _named(error)
 
     def _left(self, job: Job) -> bool:
         """Whether the job is cancelled or past its deadline; answers it if so."""
@@ -199,3 +234,7 @@ class Engine:
         else:
             return False
         return True
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

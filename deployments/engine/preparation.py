@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from deployments.engine.job import Conditioning, Job
 from deployments.engine.trajectory import Trajectory, make_scheduler
 from deployments.messages import ImageRequest
 
-PROMPT_CACHE_ENTRIES = 512
+# 80 MB of SDXL's embeddings in single precision.
+PROMPT_CACHE_ENTRIES = 128
 
 
 class Preparation:
@@ -58,14 +60,26 @@ class Preparation:
             device=torch.device(facts.device),
             generator=generator,
         )
+        job.request = replace(request, init_rgb=None)  # megabytes that nobody needs any more
         job.prepared = time.monotonic()
         job.encode_ms = (job.prepared - begin) * 1000
+
+    def fault(self) -> str | None:
+        """Whether the device itself is unwell, after a request could not be prepared."""
+        try:
+            self.backend.encode_prompt("").hidden.flatten()[0].item()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _encode(self, text: str) -> TextEmbedding:
         if text in self._cache:
             self._cache.move_to_end(text)
             return self._cache[text]
-        embedding = self._cache[text] = self.backend.encode_prompt(text)
+        embedding = self.backend.encode_prompt(text)
+        if not bool(torch.isfinite(embedding.hidden).all()):
+            return embedding  # fails this request, but not all that will ask the same
+        self._cache[text] = embedding
         if len(self._cache) > PROMPT_CACHE_ENTRIES:
             self._cache.popitem(last=False)
         return embedding

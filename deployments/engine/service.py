@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,6 +38,7 @@ class EngineService:
         max_queued: most requests waiting for a slot.
         admission: which waiting request is next.
         defer_steps: most steps a finished latent waits to be decoded with others.
+        hang_after_s: a step that takes longer than this means that the device hangs.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class EngineService:
         max_queued: int,
         admission: Admission,
         defer_steps: int = DEFER_STEPS,
+        hang_after_s: float = math.inf,
     ) -> None:
         self.engine = Engine(
             backend,
@@ -64,6 +68,8 @@ class EngineService:
         self._finishing = ThreadPoolExecutor(1, "finish")
         self._wake = threading.Condition()
         self._stopping = False
+        self._hang_after_s = hang_after_s
+        self._stepping_since: float | None = None
         self._jobs: set[Job] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -101,13 +107,21 @@ class EngineService:
             self._notify()
 
     def check(self) -> None:
-        """Raise if the device failed or the loop died.
+        """Raise if the device failed or hangs or the loop died.
 
         Raises:
             RuntimeError: the replica should be replaced.
         """
         if self.engine.fault is not None:
             raise RuntimeError(f"device fault: {self.engine.fault}")
+        for what, since in (
+            ("step", self._stepping_since),
+            ("decoding", self.engine.decoding_since),
+        ):
+            if since is not None and time.monotonic() - since > self._hang_after_s:
+                raise RuntimeError(
+                    f"the device hangs: one {what} takes over {self._hang_after_s:g} s"
+                )
         if not self._thread.is_alive():
             raise RuntimeError("the engine loop has ended")
 
@@ -116,6 +130,7 @@ class EngineService:
         self._stopping = True
         self._notify()
         self._thread.join(timeout=30)
+        self.engine.close()
         self._preparing.shutdown(cancel_futures=True)
         self._finishing.shutdown()
         # What was being prepared, or never was, has no thread left to answer it.
@@ -131,7 +146,11 @@ class EngineService:
             job.fail("invalid_request", str(error))
         except Exception as error:
             logger.exception("preparing request %s failed", job.request.request_id)
-            job.fail("generation_failed", f"preparing failed: {type(error).__name__}: {error}")
+            if (fault := self._preparation.fault()) is not None:
+                self.engine.fault = fault
+                job.fail("device_error", f"the device failed: {fault}", retryable=True)
+            else:
+                job.fail("generation_failed", f"preparing failed: {type(error).__name__}: {error}")
         else:
             self.engine.submit(job)
             self._notify()
@@ -156,7 +175,9 @@ class EngineService:
                 self._wake.wait_for(lambda: self.engine.busy or self._stopping)
             try:
                 while self.engine.busy and not self._stopping:
+                    self._stepping_since = time.monotonic()
                     self.engine.step()
+                    self._stepping_since = None
                     if self.engine.fault is not None:
                         self.engine.fail_all(f"the device failed: {self.engine.fault}")
             except Exception as error:  # a bug of ours must not leave callers without an answer

@@ -280,3 +280,105 @@ def test_decode_exception_beside_the_steps_marks_the_device() -> None:
 def test_too_few_rows_for_a_guided_request_are_refused_at_start() -> None:
     with pytest.raises(ValueError, match="max_rows"):
         Bench(FakeBackend(), max_rows=1)
+
+
+class SmallDevice(FakeBackend):
+    """Has memory for so many rows and pictures at once."""
+
+    def __init__(self, *, rows: int = 99, pictures: int = 99, overlap: bool = False) -> None:
+        super().__init__()
+        self.change(overlap_decode=overlap)
+        self.most_rows, self.most_pictures = rows, pictures
+
+    def denoise(self, batch: Any) -> Any:
+        if batch.latents.shape[0] > self.most_rows:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().denoise(batch)
+
+    def decode(self, latents: Any) -> Any:
+        if latents.shape[0] > self.most_pictures:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().decode(latents)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_does_not_fit_the_memory_together_is_painted_in_parts(overlap: bool) -> None:
+    bench = Bench(SmallDevice(rows=2, pictures=1, overlap=overlap), max_rows=8)
+    requests = [ask(seed=seed) for seed in range(4)]
+    for request in requests:
+        bench.submit(request)
+    bench.run()
+    for request in requests:
+        assert bench.picture(request) == solo(FakeBackend(), request)[1]
+    assert bench.engine.fault is None
+    bench.engine.close()
+
+
+@pytest.mark.parametrize(("rows", "pictures"), [(1, 99), (99, 0)])
+def test_what_does_not_fit_the_memory_alone_fails_alone(rows: int, pictures: int) -> None:
+    bench = Bench(SmallDevice(rows=rows, pictures=pictures), max_rows=8)
+    wide, narrow = ask(), ask(guidance_scale=1.0, num_inference_steps=9)
+    bench.submit(wide)
+    bench.submit(narrow)
+    bench.run()
+    failure = bench.failure(wide)
+    assert (failure.code, failure.retryable) == ("generation_failed", False)
+    assert "does not fit the device's memory" in failure.message
+    assert bool(bench.answers[narrow.request_id])
+    assert bench.engine.fault is None
+
+
+def test_an_error_that_shows_when_a_value_is_read_loses_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(num_inference_steps=1, seed=seed) for seed in range(2)]
+    for request in requests:
+        bench.submit(request)
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(torch, "isfinite", broken)
+    bench.run()
+    for request in requests:
+        assert bench.failure(request).code == "device_error"
+        assert bench.failure(request).retryable
+    assert bench.engine.fault is not None
+
+
+def test_all_due_batches_are_decoded_beside_the_steps_before_the_next() -> None:
+    backend = FakeBackend(decode_batch=2)
+    backend.change(overlap_decode=True)
+    bench = Bench(backend, max_rows=16)
+    for seed in range(8):
+        bench.submit(ask(num_inference_steps=1, guidance_scale=1.0, seed=seed))
+    bench.submit(ask(num_inference_steps=50, guidance_scale=1.0))
+    bench.engine.step()
+    time.sleep(0.3)
+    bench.engine.step()
+    assert backend.decodes == [2, 2, 2, 2]
+    bench.run()
+    bench.engine.close()
+
+
+def test_fail_all_answers_what_is_being_decoded_and_what_waits_for_it() -> None:
+    let_go = threading.Event()
+
+    class Stuck(FakeBackend):
+        def decode(self, latents: Any) -> Any:
+            let_go.wait(30)
+            return super().decode(latents)
+
+    backend = Stuck(decode_batch=1)
+    backend.change(overlap_decode=True)
+    bench = Bench(backend, max_rows=16)
+    requests = [ask(num_inference_steps=1, seed=seed) for seed in range(3)]
+    for request in requests:
+        bench.submit(request)
+    bench.engine.step()
+    threading.Timer(0.2, let_go.set).start()
+    bench.engine.fail_all("going down")
+    kinds = sorted(type(bench.answers[request.request_id][0]).__name__ for request in requests)
+    assert kinds == ["ImageFailure", "ImageFailure", "ImageResult"]
+    assert all(len(bench.answers[request.request_id]) == 1 for request in requests)
+    bench.engine.close()

@@ -58,7 +58,8 @@ def test_other_formats(name: OutputFormat) -> None:
     [
         ({1: 10, 2: 10, 4: 10, 8: 10}, 8),  # free company
         ({1: 10, 2: 12, 4: 16, 8: 31.5}, 8),  # still falling
-        ({1: 10, 2: 12, 4: 16, 8: 32}, 4),  # no longer
+        ({1: 10, 2: 12, 4: 16, 8: 31.9}, 4),  # hardly any more
+        ({1: 10, 2: 12, 4: 16, 8: 38, 16: 70}, 4),  # less than before, but more than the best
         ({1: 10, 2: 20, 4: 40, 8: 80}, 2),  # no gain at all: room for one guided request
         ({1: 10, 2: 25}, 2),
         ({16: 50}, 16),  # a fixed batch
@@ -229,3 +230,27 @@ async def test_replica_paints_describes_and_stops(
         replica.service.stop()
     with pytest.raises(RuntimeError):
         replica.check_health()
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 4), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("", 4)],
+)
+def test_a_containers_quota_bounds_the_cores(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    file = tmp_path / "cpu.max"
+    if quota:
+        file.write_text(f"{quota}\n", encoding="ascii")
+    assert usable_cores(file) == cores
+
+
+def test_an_embedding_that_is_not_finite_is_not_kept() -> None:
+    backend = FakeBackend()
+    preparation = Preparation(backend)
+    for _ in range(2):
+        preparation.prepare(Job(ask(prompt="nan"), lambda answer: None))
+        preparation.prepare(Job(ask(prompt="fine"), lambda answer: None))
+    assert backend.encoded.count("nan") == 2
+    assert backend.encoded.count("fine") == 1

@@ -222,3 +222,52 @@ async def until(check: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.005)
     raise AssertionError("not within 10 s")
+
+
+class HungBackend(FakeBackend):
+    """Stops at ``where`` until it is let go."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.change(overlap_decode=True)
+        self.where = where
+        self.let_go = threading.Event()
+
+    def denoise(self, batch: Any) -> Any:
+        if self.where == "step":
+            self.let_go.wait(30)
+        return super().denoise(batch)
+
+    def decode(self, latents: Any) -> Any:
+        if self.where == "decoding":
+            self.let_go.wait(30)
+        return super().decode(latents)
+
+
+@pytest.mark.parametrize("where", ["step", "decoding"])
+async def test_a_device_that_hangs_is_reported(make: Make, where: str) -> None:
+    backend = HungBackend(where)
+    service = await make(backend=backend, hang_after_s=0.1)
+    task = asyncio.create_task(service.generate(ask()))
+    await asyncio.sleep(0.05)
+    service.check()
+    await asyncio.sleep(0.3)
+    with pytest.raises(RuntimeError, match=f"the device hangs: one {where} takes over 0.1 s"):
+        service.check()
+    backend.let_go.set()
+    assert isinstance(await task, ImageResult)
+    service.check()
+
+
+async def test_a_device_that_dies_while_idle_is_found_in_preparation(make: Make) -> None:
+    backend = FakeBackend()
+    service = await make(backend=backend)
+
+    def dead(text: str) -> Any:
+        raise RuntimeError("CUDA error: device lost")
+
+    backend.encode_prompt = dead  # type: ignore[method-assign]
+    failure = failed(await service.generate(ask(prompt="new")))
+    assert (failure.code, failure.retryable) == ("device_error", True)
+    with pytest.raises(RuntimeError, match="device lost"):
+        service.check()

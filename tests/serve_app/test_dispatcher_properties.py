@@ -20,15 +20,16 @@ from deployments.messages import ImageRequest
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher, DispatchError, Painted, ReplicaLostError
-from serve_app.routing.policies import POLICIES
-from serve_app.routing.router import Wishes
+from serve_app.routing.policies import POLICIES, PolicyOptions
+from serve_app.routing.router import Decision, WaitLimits, Wishes, route
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.speed import Speed
 from serve_app.routing.work import Load, Work
-from serve_app.settings import Settings
+from serve_app.settings import INGRESS, Settings
 from tests.serve_app.test_dispatcher import RESULT, Answer, request
 from tests.serve_app.virtual_time import run_virtually
 
+WORK = Work(1, 4)
 NAMES = ("a", "b", "c")
 DETECTION_S = 1.0
 
@@ -235,6 +236,31 @@ def test_a_pool_that_comes_back_is_used_again_within_bounds(policy: str, name: s
 
     world = run_virtually(main())
     assert world.outcomes == ["unavailable", "painted", "painted", "painted"]
+
+
+def test_several_ingress_replicas_do_not_rush_to_one_pool() -> None:
+    """Four of them, by predicted latency, none knowing what the others have sent."""
+    peers, names = 4, [f"p{index}" for index in range(8)]
+    settings = Settings.parse(
+        {"pools": {name: {"accelerator": name, "framework": "cpu"} for name in names}}
+    )
+    states = {name: PoolState(ready=1) for name in names} | {INGRESS: PoolState(ready=peers)}
+    sent: Counter[str] = Counter()
+    policy = POLICIES["latency"](PolicyOptions())
+    directories = [PoolDirectory(settings.pools, lambda: states, WORK) for _ in range(peers)]
+    for directory in directories:
+        for index, name in enumerate(names):
+            directory.measured(name, Speed({1: 10.0 + index, 8: 20.0 + index}, 8))
+    for turn in range(160):
+        directory = directories[turn % peers]
+        choice = route(
+            directory.snapshots(), policy, WORK, 0.0, wishes=Wishes(), limits=WaitLimits()
+        )
+        assert isinstance(choice, Decision)
+        directory.record(choice.pool.name).load.add(WORK)
+        sent[choice.pool.name] += 1
+    assert set(sent) == set(names)
+    assert max(sent.values()) <= 2 * 160 / len(names)
 
 
 def test_the_clock_is_virtual() -> None:
