@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import yaml
 
+from serve_app.live import LiveSettings
+from serve_app.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "serve_config.emulated.yaml"
 
@@ -61,11 +64,14 @@ class EmulatedCluster:
         """Change keys of the ingress' ``user_config`` in the running service.
 
         Raises:
+            SettingsError: they would be refused; nothing is changed.
             httpx.HTTPStatusError: Serve does not take the config.
         """
         (application,) = self._config["applications"]
         (ingress,) = (d for d in application["deployments"] if d["name"] == "Ingress")
-        ingress["user_config"] |= live
+        changed = ingress["user_config"] | live
+        LiveSettings.parse(changed, Settings.parse(application["args"]))
+        ingress["user_config"] = changed
         self.deploy()
 
     def deploy(self) -> None:

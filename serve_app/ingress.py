@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from deployments.model_info import load_model_info
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
+from serve_app.last_good import LastGood
 from serve_app.live import LiveSettings
 from serve_app.routing.availability import Availability, serve_states
 from serve_app.routing.directory import PoolDirectory
@@ -45,6 +46,7 @@ class Ingress:
         app_name = serve.get_replica_context().app_name
         self._settings = settings
         self._started = False
+        self._last_good = LastGood(app_name)
         self._availability = Availability(
             lambda: serve_states(app_name), settings.ingress.poll_interval_s
         )
@@ -70,18 +72,21 @@ class Ingress:
             measurements=measurements,
         )
         self._take(LiveSettings())
+        self._availability.poll()  # so that the first request finds pools
         self._availability.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after the constructor."""
         return create_app(self._front, request_id_echoed=True)
 
-    def reconfigure(self, user_config: Any) -> None:
+    async def reconfigure(self, user_config: Any) -> None:
         """Take a new ``user_config`` into force, whole or not at all.
 
-        A bad one at start fails the deployment. Later, the last good one stays in force, and
-        ``/readiness`` and ``/pools`` say what was wrong: raising would make Serve replace a
-        healthy ingress by one that cannot start.
+        A bad one at the first start fails the deployment. Later, the last good one stays in force,
+        also in an ingress that is restarted, and ``/readiness`` and ``/pools`` say what was wrong:
+        raising would make Serve replace a healthy ingress by one that cannot start.
+
+        A coroutine, since Serve runs a plain function in a thread beside the requests.
 
         Raises:
             SettingsError: the first configuration is bad.
@@ -90,12 +95,20 @@ class Ingress:
             live = LiveSettings.parse(user_config, self._settings)
         except SettingsError as error:
             if not self._started:
-                raise
+                self._take(self._recall(error))
             log.error("refused, the last good configuration stays in force: %s", error)
             self._front.config_problem = str(error)
-            return
-        self._take(live)
+        else:
+            self._take(live)
+            self._last_good.put(user_config)
         self._started = True
+
+    def _recall(self, error: SettingsError) -> LiveSettings:
+        """The last good configuration, of an ingress before this one."""
+        try:
+            return LiveSettings.parse(self._last_good.get(), self._settings)
+        except (LookupError, SettingsError):
+            raise error from None
 
     def check_health(self) -> None:
         """Called by Serve once the ingress has been constructed and configured, if it is at all."""

@@ -85,7 +85,8 @@ class AdmissionSettings(Strict):
     """Longest predicted waits before a request is refused with 429.
 
     Attributes:
-        max_wait_s: on any pool; ``None``: as long as a request may take at all.
+        max_wait_s: on any pool; ``None``: as long as a request may take at all
+            (``limits.request_timeout_s``).
         pools: on single pools, at most ``max_wait_s``.
     """
 
@@ -95,6 +96,8 @@ class AdmissionSettings(Strict):
 
 class FairnessSettings(Strict):
     """Fair sharing between API keys when there is more to do than fits in the pools.
+
+    Keys are told apart, not checked: have something in front of the service refuse unknown ones.
 
     Attributes:
         default_weight: share of a key not named, and of all callers without a key together.
@@ -201,9 +204,11 @@ class LiveSettings(Strict):
             raise SettingsError(f"{what}:\n  {lines}")
         return live
 
-    def wait_limits(self) -> WaitLimits:
+    def wait_limits(self, request_timeout_s: float) -> WaitLimits:
         """The admission limits as the router has them."""
-        return WaitLimits(total=self.admission.max_wait_s, pools=self.admission.pools)
+        most_s = self.admission.max_wait_s
+        total = request_timeout_s if most_s is None else most_s
+        return WaitLimits(total=total, pools=self.admission.pools)
 
 
 def _unknown_pools(live: LiveSettings, pools: Mapping[str, PoolSettings]) -> list[str]:
@@ -256,6 +261,11 @@ def _contradictions(live: LiveSettings, settings: Settings) -> list[str]:
             f" limits.request_timeout_s {limit_s:g}"
         )
     recovery = live.recovery
+    if "hang_after_s" in recovery.model_fields_set and recovery.hang_after_s > limit_s:
+        problems.append(
+            f"recovery.hang_after_s: got {recovery.hang_after_s:g}, but no request may take longer"
+            f" than limits.request_timeout_s {limit_s:g}"
+        )
     if recovery.breaker_open_s > recovery.breaker_max_open_s:
         problems.append(
             f"recovery.breaker_open_s: got {recovery.breaker_open_s:g}, above"

@@ -31,6 +31,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 # The type of an error whose input must not be shown.
 UNSHOWN = "unshown"
+# Under this key someone may have written an API key by mistake.
+_MAY_HOLD_KEYS = "fairness"
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -349,11 +351,15 @@ def _explain_one(item: dict[str, Any], model: type[BaseModel]) -> str:
         return f"{key}: missing; it is required"
     if kind == UNSHOWN:
         return f"{key}: {item['msg']}"
-    got = _short(item["input"])
+    hidden = loc[:1] == [_MAY_HOLD_KEYS]
+    if hidden and kind == "extra_forbidden":
+        key = f"{_MAY_HOLD_KEYS}.(not shown)"
+    got = "something not shown" if hidden else _short(item["input"])
     if kind == "extra_forbidden":
         names = _known_names(model, loc[:-1])
         allowed = f"allowed: {', '.join(names)}" if names else "no such key"
-        return f"{key}: unknown key, got {got}; {allowed}{did_you_mean(loc[-1], names)}"
+        hint = "" if hidden else did_you_mean(loc[-1], names)
+        return f"{key}: unknown key, got {got}; {allowed}{hint}"
     if kind == "literal_error":
         return f"{key}: got {got}; allowed: {context['expected']}"
     bound = _BOUNDS.get(kind)

@@ -28,6 +28,7 @@ class Health:
             "status": "ready" if ready else "unavailable",
             "pools": {
                 pool.name: {
+                    "accelerator": pool.accelerator,
                     "available": pool.available,
                     "ready_replicas": pool.ready,
                     "reason": pool.why_unavailable or None,

@@ -184,7 +184,14 @@ def _header(about: str, **schema: Any) -> _Json:
 
 
 def _readiness(status: str, error: _Json | None = None) -> _Json:
-    pool = _object({"available": _BOOLEAN, "ready_replicas": _COUNT, "reason": _TEXT_OR_NULL})
+    pool = _object(
+        {
+            "accelerator": _TEXT,
+            "available": _BOOLEAN,
+            "ready_replicas": _COUNT,
+            "reason": _TEXT_OR_NULL,
+        }
+    )
     properties = {
         "status": {"const": status},
         "pools": {"type": "object", "additionalProperties": pool},

@@ -75,13 +75,14 @@ def serve_states(app_name: str) -> dict[str, PoolState]:
     """Ray Serve's view of every deployment of ``app_name``; blocks some 25 ms.
 
     Raises:
+        LookupError: Serve does not list the application (just now).
         Exception: whatever Ray raises when the controller cannot be asked.
     """
     from ray import serve
 
     application = serve.status().applications.get(app_name)
     if application is None:
-        return {}
+        raise LookupError(f"Serve does not list the application {app_name!r}")
     states = {}
     for name, deployment in application.deployments.items():
         counts = {str(getattr(k, "value", k)): n for k, n in deployment.replica_states.items()}

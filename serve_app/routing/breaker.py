@@ -40,6 +40,7 @@ class Breaker:
         self._last_failure = -math.inf
         self._open_until: float | None = None
         self._opened_for = 0.0
+        self._opened_at = -math.inf
         self._probing = False
 
     def state(self, now: float) -> State:
@@ -64,17 +65,22 @@ class Breaker:
         """The probe has ended, however it did."""
         self._probing = False
 
-    def succeeded(self) -> None:
-        """The pool did what it was asked."""
+    def reset(self) -> None:
+        """The pool has new replicas: close."""
         self._failures = 0
         self._open_until = None
         self._opened_for = 0.0
 
-    def failed(self, now: float) -> None:
-        """The pool lost a request or its device failed."""
+    def succeeded(self, sent: float) -> None:
+        """The pool did what was asked at ``sent``; if that was before opening, it says nothing."""
+        if self._open_until is None or sent >= self._opened_at:
+            self.reset()
+
+    def failed(self, now: float, sent: float) -> None:
+        """The pool lost a request that was ``sent`` then, or its device failed."""
         state = self.state(now)
-        if state == "open":  # sent before it opened
-            return
+        if state == "open" or (state == "half_open" and sent < (self._open_until or now)):
+            return  # not the probe: it was sent before
         if state == "closed":
             if now - self._last_failure < _BURST_S:
                 return
@@ -84,5 +90,5 @@ class Breaker:
                 return
         options = self.options
         self._opened_for = min(max(options.open_s, 2 * self._opened_for), options.max_open_s)
-        self._open_until = now + self._opened_for
+        self._opened_at, self._open_until = now, now + self._opened_for
         self._last_failure = now

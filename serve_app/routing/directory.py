@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from serve_app.live import LiveSettings
 from serve_app.routing.breaker import Breaker, BreakerOptions
 from serve_app.routing.observations import Observations
-from serve_app.routing.snapshot import PoolSnapshot, PoolState
+from serve_app.routing.snapshot import Observed, PoolSnapshot, PoolState
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
 from serve_app.settings import INGRESS, PoolSettings
@@ -27,6 +27,7 @@ class PoolRecord:
         breaker: whether the pool is kept out of rotation.
         measured: step costs that a replica of the pool found by calibration.
         profile, speed: in force: configured, else derived from ``measured``.
+        gone: whether it had no ready replica when last looked at.
     """
 
     load: Load = field(default_factory=Load)
@@ -35,6 +36,7 @@ class PoolRecord:
     measured: Speed | None = None
     profile: Profile | None = None
     speed: Speed | None = None
+    gone: bool = False
 
 
 class PoolDirectory:
@@ -93,8 +95,11 @@ class PoolDirectory:
         now, states, live, peers = self._clock(), self._states(), self._live, self.peers
         found = []
         for name, pool in self._pools.items():
-            record = self._records[name]
-            breaker = record.breaker
+            record, state = self._records[name], states.get(name, _UNKNOWN)
+            breaker, observed = record.breaker, record.observations.observed(now)
+            if record.gone and state.ready:
+                breaker.reset()  # what failed is not there any more
+            record.gone = state.ready == 0
             found.append(
                 PoolSnapshot(
                     name=name,
@@ -102,15 +107,15 @@ class PoolDirectory:
                     framework=pool.framework,
                     weight=live.weights.get(name, pool.weight),
                     max_replicas=pool.max_replicas,
-                    state=states.get(name, _UNKNOWN),
+                    state=state,
                     price_per_hour=live.prices.get(name),
                     profile=record.profile,
-                    speed=record.speed,
+                    speed=record.speed or _guess(observed, self._default),
                     # The others are taken to do as this one does: proxies spread requests evenly
                     # over ingress replicas. So they need not talk, nor rush to one pool together.
                     load=record.load if peers == 1 else record.load.times(peers),
                     correction=record.observations.correction(now),
-                    observed=record.observations.observed(now),
+                    observed=observed,
                     held=breaker.holds(now),
                     probe=breaker.wants_probe(now),
                 )
@@ -127,3 +132,10 @@ class PoolDirectory:
             record.speed = record.measured
         else:
             record.profile = record.speed = None
+
+
+def _guess(observed: Observed | None, default: Work) -> Speed | None:
+    """The speed of a pool that has not described itself, from what it did: one after the other."""
+    if observed is None:
+        return None
+    return Speed({1: observed.p50_s * 1000 / default.steps}, max(1, round(default.rows)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
@@ -19,6 +21,7 @@ from serve_app.routing.router import (
     Decision,
     Reason,
     Refusal,
+    WaitLimits,
     Wishes,
     in_rotation,
     refusal,
@@ -32,7 +35,9 @@ from serve_app.routing.work import Work
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
-_BUSY_RETRY_AFTER_S = 1
+# A request given up after so many times its predicted time, and some seconds, speaks of a pool
+# that does not work rather than of one that is slow.
+_FAR, _FAR_S = 3.0, 1.0
 # More than the pools' rows are let through, so that a replica always has the next request at hand.
 _FULL = 1.5
 _NO_WISHES = Wishes()
@@ -78,6 +83,10 @@ class DispatchError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+
+
+class _LateError(DispatchError):
+    """A time limit has passed."""
 
 
 class Reply(Protocol):
@@ -152,7 +161,8 @@ class Dispatcher:
         self._clock = clock
         self._looked = looked
         self.journal = journal or Journal()
-        self.gate = FairGate(self._room)
+        # One gate for all pools together, and one for each pool that requests are pinned to.
+        self._gates = {pin: FairGate(partial(self._room, pin)) for pin in (None, *directory.names)}
         self.configure(LiveSettings())
 
     @property
@@ -163,7 +173,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests waiting for their fair turn."""
-        return self.gate.waiting
+        return sum(gate.waiting for gate in self._gates.values())
 
     @property
     def peers(self) -> int:
@@ -185,14 +195,15 @@ class Dispatcher:
             options,
         ):
             self._policy: Policy = chosen(options)
-        self._limits = live.wait_limits()
+        self._limits = live.wait_limits(self._timeout_s)
         self._hang_after_s = live.recovery.hang_after_s
         self._directory.configure(live)
         fairness = live.fairness
-        if fairness is None:
-            self.gate.configure(None)
-        else:
-            self.gate.configure(fairness.weights, fairness.default_weight)
+        for gate in self._gates.values():
+            if fairness is None:
+                gate.configure(None)
+            else:
+                gate.configure(fairness.weights, fairness.default_weight)
 
     async def paint(self, request: ImageRequest, wishes: Wishes = _NO_WISHES) -> Painted:
         """Get ``request`` painted.
@@ -203,21 +214,31 @@ class Dispatcher:
         """
         limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
         work = Work.of(request, self._reference_pixels)
-        if not self.gate.active:
-            return await self._paint(request, work, wishes, limit)
-        self._admit(work, wishes, limit)
-        async with _Turn(self.gate, work, wishes, limit):
-            return await self._paint(request, work, wishes, limit)
+        gate = self._gates[wishes.pin]
+        if not gate.active:
+            return await self._paint(request, work, wishes, limit, self._limits)
+        self._admit(gate, work, wishes, limit)
+        try:
+            async with _Turn(gate, work, wishes, limit):
+                return await self._paint(request, work, wishes, limit, WaitLimits())
+        except _LateError as error:
+            self.journal.refused(error.code)
+            raise
 
-    def _admit(self, work: Work, wishes: Wishes, limit: _Limit) -> None:
-        """Refuse at once what would wait too long for its turn and then for a pool."""
+    def _admit(self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit) -> None:
+        """Refuse at once what would wait too long for its turn, or could not be done after it.
+
+        What waits at the pools themselves is little, and no fault of this caller: only its own
+        key's turn counts as waiting.
+        """
         pools = self._directory.snapshots()
-        usable = in_rotation(pools, wishes.pin, ())
+        usable = in_rotation(pools, wishes.pin)
         if not usable:
             raise self._refused(unavailable(pools, wishes.pin))
-        turn_s = self.gate.ahead(wishes.key) / max(_row_steps_per_s(usable), 1e-9)
+        rate = _row_steps_per_s(usable)
+        turn_s = gate.ahead(wishes.key) / rate if rate > 0 else 0.0
         candidates = [
-            one._replace(wait_s=one.wait_s + turn_s, total_s=one.total_s + turn_s)
+            one._replace(wait_s=turn_s, total_s=one.total_s + turn_s)
             for one in weigh(usable, work, self._limits, None)
         ]
         left_s = limit.deadline_left_s()
@@ -229,7 +250,12 @@ class Dispatcher:
             raise self._refused(refusal(candidates, self._limits, left_s))
 
     async def _paint(
-        self, request: ImageRequest, work: Work, wishes: Wishes, limit: _Limit
+        self,
+        request: ImageRequest,
+        work: Work,
+        wishes: Wishes,
+        limit: _Limit,
+        limits: WaitLimits,
     ) -> Painted:
         failed: dict[str, DispatchError] = {}
         while True:
@@ -241,13 +267,18 @@ class Dispatcher:
                 work,
                 self._clock(),
                 wishes=wishes,
-                limits=self._limits,
+                # What was admitted once is not refused for waiting when its replica is lost.
+                limits=WaitLimits() if failed else limits,
                 left_s=limit.deadline_left_s(),
                 failed=failed,
             )
             if isinstance(choice, Refusal):
                 raise next(iter(failed.values()), None) or self._refused(choice)
-            limit.check()
+            try:
+                limit.check()
+            except _LateError as error:
+                self.journal.refused(error.code)
+                raise
             self.journal.decided(choice)
             answer = await self._attempt(request, work, choice, limit)
             if isinstance(answer, ImageResult):
@@ -272,7 +303,7 @@ class Dispatcher:
         except ReplicaLostError as error:
             log.warning("request %s lost on pool %s: %s", request.request_id, name, error)
             hung = isinstance(error, ReplicaHungError)
-            record.breaker.failed(self._clock())
+            record.breaker.failed(self._clock(), began)
             self.journal.failed(name, "hung" if hung else "lost")
             how = "does not answer" if hung else "was lost while painting"
             return DispatchError(
@@ -281,7 +312,10 @@ class Dispatcher:
                 retry_after_s=_RETRY_AFTER_S,
             ), True
         except DispatchError as error:  # a time limit: the pool may be slower than thought
-            record.observations.overdue(self._clock() - began, raw_s, self._clock())
+            elapsed = self._clock() - began
+            record.observations.overdue(elapsed, raw_s, self._clock())
+            if raw_s > 0 and elapsed > _FAR * choice.predicted_s + _FAR_S:
+                record.breaker.failed(self._clock(), began)
             self.journal.failed(name, error.code)
             raise
         finally:
@@ -290,26 +324,30 @@ class Dispatcher:
                 record.breaker.end_probe()
         if isinstance(answer, ImageResult):
             took_s = self._clock() - began
-            record.breaker.succeeded()
+            record.breaker.succeeded(began)
             record.observations.answered(took_s, raw_s, self._clock())
             self.journal.finished(choice, took_s)
             return answer
         self.journal.failed(name, answer.code)
-        if answer.code == "device_error":
-            record.breaker.failed(self._clock())
-        return _from_failure(answer), answer.retryable
+        if answer.code in ("device_error", "generation_failed"):
+            record.breaker.failed(self._clock(), began)
+        return _from_failure(answer, choice.predicted_s), answer.retryable
 
     async def _send(
         self, request: ImageRequest, choice: Decision, limit: _Limit
     ) -> ImageResult | ImageFailure:
         name = choice.pool.name
         hung_at = self._clock() + choice.predicted_s + self._hang_after_s
+        if choice.pool.speed is None:  # nothing is known of how long it may take
+            hung_at = math.inf
         reply = self._handles[name].generate(request)
         answer = asyncio.ensure_future(reply.result())
         try:
             while True:
                 left_s = min(limit.left_s(), max(0.0, hung_at - self._clock()))
                 await asyncio.wait({answer}, timeout=min(self._watch_s, left_s))
+                if answer.cancelled():  # by Serve, not by us: the caller still waits
+                    raise ReplicaLostError("cancelled by Serve")
                 if answer.done():
                     return answer.result()
                 limit.check()
@@ -333,9 +371,9 @@ class Dispatcher:
     def _is_gone(self, name: str) -> bool:
         return any(pool.name == name and pool.gone for pool in self._directory.snapshots())
 
-    def _room(self) -> float:
+    def _room(self, pin: str | None) -> float:
         """Rows that this ingress replica may have at the pools when clients share fairly."""
-        usable = in_rotation(self._directory.snapshots(), None, ())
+        usable = in_rotation(self._directory.snapshots(), pin)
         rows = sum(pool.ready * (pool.speed.max_rows if pool.speed else 2) for pool in usable)
         return _FULL * rows / self._directory.peers
 
@@ -391,7 +429,7 @@ class _Limit:
         """Raise DispatchError once the limit has passed."""
         if self.left_s() == 0:
             param = "deadline_ms" if self.code == "deadline_exceeded" else None
-            raise DispatchError(self.code, self.message, param=param)
+            raise _LateError(self.code, self.message, param=param)
 
 
 def _row_steps_per_s(pools: list[PoolSnapshot]) -> float:
@@ -410,8 +448,10 @@ def _forget(answer: asyncio.Future[ImageResult | ImageFailure]) -> None:
         answer.exception()
 
 
-def _from_failure(failure: ImageFailure) -> DispatchError:
-    waits: dict[str, int] = {"overloaded": _BUSY_RETRY_AFTER_S, "device_error": _RETRY_AFTER_S}
+def _from_failure(failure: ImageFailure, predicted_s: float) -> DispatchError:
+    # A full queue has room again when about one picture's time has passed.
+    busy_s = max(1, math.ceil(predicted_s))
+    waits: dict[str, int] = {"overloaded": busy_s, "device_error": _RETRY_AFTER_S}
     late = failure.code == "deadline_exceeded"
     return DispatchError(
         failure.code,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from serve_app.routing.work import Work
 
 _ROUNDING = 1e-6
+_MOST_KEYS = 1000
 
 
 @dataclass(slots=True, order=True)
@@ -19,6 +20,7 @@ class _Entry:
     tag: float
     number: int
     key: str = field(compare=False)
+    length: float = field(compare=False)
     work: Work = field(compare=False)
     turn: asyncio.Future[None] = field(compare=False)
 
@@ -46,10 +48,11 @@ class FairQueue:
     def push(self, key: str, weight: float, work: Work, turn: asyncio.Future[None]) -> None:
         """Line up for ``key``."""
         start = max(self._now, self._finish.get(key, 0.0))
-        self._finish[key] = start + work.row_steps / weight
+        length = work.row_steps / weight
+        self._finish[key] = start + length
         entries, row_steps = self._queued.get(key, (0, 0.0))
         self._queued[key] = (entries + 1, row_steps + work.row_steps)
-        heapq.heappush(self._entries, _Entry(start, next(self._numbers), key, work, turn))
+        heapq.heappush(self._entries, _Entry(start, next(self._numbers), key, length, work, turn))
 
     def first(self) -> Work | None:
         """The work whose turn is next."""
@@ -60,6 +63,8 @@ class FairQueue:
         entry = heapq.heappop(self._entries)
         self._now = entry.tag
         self._gone(entry)
+        if len(self._finish) > _MOST_KEYS:  # whoever is served up to now is as good as new
+            self._finish = {key: tag for key, tag in self._finish.items() if tag > self._now}
         return entry.turn
 
     def discard(self, turn: asyncio.Future[None]) -> None:
@@ -68,6 +73,7 @@ class FairQueue:
             if entry.turn is turn:
                 self._entries.pop(index)
                 heapq.heapify(self._entries)
+                self._finish[entry.key] -= entry.length  # it is not charged for what it did not get
                 self._gone(entry)
                 return
 

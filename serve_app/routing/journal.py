@@ -11,17 +11,14 @@ from serve_app.routing.router import Decision
 class RoutingMetrics(Protocol):
     """Where the counts are exported to."""
 
-    def decided(self, pool: str, reason: str) -> None:
-        """A request was sent to ``pool``."""
+    def decided(self, decision: Decision) -> None:
+        """A request is being sent; a second time if the reason is ``"retry"``."""
 
-    def finished(self, pool: str, predicted_s: float, took_s: float) -> None:
+    def finished(self, decision: Decision, took_s: float) -> None:
         """A picture came back."""
 
     def failed(self, pool: str, cause: str) -> None:
         """A request was lost or failed on ``pool``."""
-
-    def retried(self, pool: str) -> None:
-        """A request was sent again, now to ``pool``."""
 
     def refused(self, code: str) -> None:
         """A request was not sent anywhere."""
@@ -51,14 +48,12 @@ class Journal:
         if reason == "retry":
             self.retries[name] += 1
         if self._metrics is not None:
-            self._metrics.decided(name, reason)
-            if reason == "retry":
-                self._metrics.retried(name)
+            self._metrics.decided(decision)
 
     def finished(self, decision: Decision, took_s: float) -> None:
         """A picture came back."""
         if self._metrics is not None:
-            self._metrics.finished(decision.pool.name, decision.predicted_s, took_s)
+            self._metrics.finished(decision, took_s)
 
     def failed(self, pool: str, cause: str) -> None:
         """A request was lost or failed on ``pool``."""

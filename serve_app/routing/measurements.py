@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from serve_app.routing.speed import Speed
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0
+_AGAIN_S = 5.0
 
 
 class Describing(Protocol):
@@ -39,6 +41,7 @@ class Measurements:
         self._learned = learned
         self._known: dict[str, dict[str, Any]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
 
     def refresh(self, pools: Sequence[PoolSnapshot]) -> None:
         """Ask, in the background, the available pools that have not described themselves."""
@@ -47,6 +50,7 @@ class Measurements:
                 self._ask(pool.name)
             elif not pool.available:
                 self._known.pop(pool.name, None)
+                self._not_before.pop(pool.name, None)
 
     async def of(self, pools: Sequence[PoolSnapshot]) -> Mapping[str, Mapping[str, Any]]:
         """Descriptions by pool; a pool without a replica, or one that fails to answer, has none."""
@@ -55,7 +59,7 @@ class Measurements:
         return self._known
 
     def _ask(self, name: str) -> None:
-        if name not in self._asking:
+        if name not in self._asking and time.monotonic() >= self._not_before.get(name, 0.0):
             task = asyncio.get_running_loop().create_task(self._listen(name))
             self._asking[name] = task
             task.add_done_callback(lambda _: self._asking.pop(name, None))
@@ -66,7 +70,8 @@ class Measurements:
                 description = await self._handles[name].describe()
             self._learned(name, Speed(description["step_cost_ms"], description["max_rows"]))
             self._known[name] = description
-        except Exception as error:  # it is asked again next time; the pool may just have gone
+        except Exception as error:  # it is asked again later; the pool may just have gone
+            self._not_before[name] = time.monotonic() + _AGAIN_S
             log.warning(
                 "pool %s does not describe itself: %s: %s", name, type(error).__name__, error
             )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -14,6 +20,18 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
 from serve_app.routing.dispatcher import ReplicaLostError
+
+# The replica or its node is gone, or was before its answer could be fetched; or Serve itself has
+# cancelled the request. In each case nobody works on it any more.
+_LOST = (
+    RayActorError,
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    TaskCancelledError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 
 
 class RayPoolHandle:
@@ -51,7 +69,7 @@ class RayReply:
         """
         try:
             answer: ImageResult | ImageFailure = await self._response
-        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
+        except _LOST as error:
             raise ReplicaLostError(type(error).__name__) from error
         except BackPressureError:
             return ImageFailure(code="overloaded", message="the pool's queue is full")

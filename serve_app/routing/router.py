@@ -94,18 +94,21 @@ def route(
         left_s: seconds to the caller's deadline, if there is one.
         failed: names of pools that this request was tried on.
     """
-    usable = in_rotation(pools, wishes.pin, failed)
+    usable = in_rotation(pools, wishes.pin)
     if not usable:
         return unavailable(pools, wishes.pin)
-    candidates = weigh(usable, work, limits, left_s)
+    candidates = without(failed, weigh(usable, work, limits, left_s))
     if not any(one.fits for one in candidates):
         return refusal(candidates, limits, left_s)
     if wishes.pin is not None:
-        return _decide(candidates[0], "pinned")
-    if not failed and left_s is None:
+        return _decide(candidates[0], "retry" if failed else "pinned")
+    if not failed:
         for pool in pools:
             if pool.probe and pool.available:
-                return Decision(pool=pool, reason="probe", predicted_s=predict(pool, work).total_s)
+                total_s = predict(pool, work).total_s
+                # A probe that fails is painted elsewhere, which takes its time again.
+                if left_s is None or 2 * total_s <= left_s:
+                    return Decision(pool=pool, reason="probe", predicted_s=total_s)
     if not failed and wishes.sticky is not None:
         for one in candidates:
             if one.pool.name == wishes.sticky and one.fits:
@@ -115,13 +118,21 @@ def route(
     return _decide(chosen, "retry" if failed else "policy")
 
 
-def in_rotation(
-    pools: Sequence[PoolSnapshot], pin: str | None, failed: Collection[str]
-) -> list[PoolSnapshot]:
-    """The pools that may be sent the request; the best kind of which there is any."""
+def in_rotation(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
+    """The pools that may be sent the request: those not held, else all that are available."""
     available = [pool for pool in pools if pool.available and pin in (None, pool.name)]
-    fresh = [pool for pool in available if not pool.held and pool.name not in failed]
-    return fresh or [pool for pool in available if pool.name not in failed] or available
+    return [pool for pool in available if not pool.held] or available
+
+
+def without(failed: Collection[str], candidates: list[Candidate]) -> list[Candidate]:
+    """The same candidates, but those that ``failed`` do not fit where any other does.
+
+    They stay in the list: to a policy they are there as before, only not for this request.
+    """
+    others = [one.fits and one.pool.name not in failed for one in candidates]
+    if not failed or not any(others):
+        return candidates
+    return [one._replace(fits=fits) for one, fits in zip(candidates, others, strict=True)]
 
 
 def weigh(

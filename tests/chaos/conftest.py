@@ -51,11 +51,15 @@ class Outcome:
         answers: status, body and pool by seed; each request has one answer or left.
         left: requests whose client left.
         seconds: how long the run took.
+        sent: requests that were sent to pools, those sent again counted again.
+        retried: requests that were sent again.
     """
 
     answers: dict[int, httpx.Response] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     seconds: float = 0.0
+    sent: int = 0
+    retried: int = 0
 
     @property
     def statuses(self) -> Counter[int]:
@@ -154,6 +158,7 @@ class Stand:
         The clients of ``leaving`` hang up a little while after they have asked.
         """
         outcome, began = Outcome(), time.monotonic()
+        sent, retried = self.counts()
         gate, reached = asyncio.Semaphore(at_once), asyncio.Event()
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=self.url, timeout=120, limits=limits) as client:
@@ -163,7 +168,7 @@ class Stand:
                     asked = client.post("/imagine", json=request(seed))
                     try:
                         if seed in leaving:
-                            async with asyncio.timeout(0.02 * (seed % 10)):
+                            async with asyncio.timeout(0.01 * (1 + seed % 10)):
                                 answer = await asked
                         else:
                             answer = await asked
@@ -182,7 +187,16 @@ class Stand:
                     await reached.wait()
                     await asyncio.to_thread(during)
         outcome.seconds = time.monotonic() - began
+        outcome.sent, outcome.retried = (
+            after - before for after, before in zip(self.counts(), (sent, retried), strict=True)
+        )
         return outcome
+
+    def counts(self) -> tuple[int, int]:
+        """Requests sent to pools so far, and those of them that were sent again."""
+        pools = self.get("/pools")["pools"]
+        sent = sum(sum(pool["decisions"].values()) for pool in pools)
+        return sent, sum(pool["retries"] for pool in pools)
 
     def check(self, outcome: Outcome, *, refused: frozenset[int] = frozenset()) -> None:
         """Every request has one answer; each picture is right; nothing else but ``refused``."""
@@ -194,6 +208,8 @@ class Stand:
             if answer.status_code == 200 and answer.content != self.pictures[seed]
         ]
         assert wrong == []
+        if not outcome.left and not refused:  # none was painted twice but for a retry
+            assert outcome.sent == REQUESTS + outcome.retried
 
     def settle(self) -> None:
         """Wait until no work is left anywhere."""

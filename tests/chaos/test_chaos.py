@@ -8,9 +8,18 @@ import threading
 import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 
-from tests.chaos.conftest import BACK_WITHIN_S, POOLS, REQUESTS, Outcome, Stand, sampling
+from tests.chaos.conftest import (
+    BACK_WITHIN_S,
+    POOLS,
+    REQUESTS,
+    Outcome,
+    Stand,
+    request,
+    sampling,
+)
 from tests.e2e.conftest import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -55,7 +64,7 @@ async def test_a_replica_is_killed(fresh: Stand) -> None:
     kill = Timed(lambda: fresh.process("alpha").kill())
     outcome = await fresh.run(kill)
     fresh.check(outcome)
-    assert sum(p["retries"] for p in fresh.get("/pools")["pools"]) > 0
+    assert outcome.retried > 0
     report("replica killed", outcome, back_after(fresh, kill.at))
 
 
@@ -122,7 +131,7 @@ async def test_a_pool_goes_to_zero_and_comes_back(fresh: Stand) -> None:
 
 
 async def test_a_pool_gets_ten_times_slower(fresh: Stand) -> None:
-    """The ``latency`` policy moves the traffic away, and back once it is fast again."""
+    """The ``latency`` policy moves the traffic away."""
     fresh.configure(slo_s=21, policy="latency")
     quick = await fresh.run()
     fresh.check(quick)
@@ -178,13 +187,26 @@ async def test_a_queue_that_overflows_refuses_with_an_honest_retry_after(fresh: 
     report("queue overflow", outcome)
     refused = [a for a in outcome.answers.values() if a.status_code == 429]
     assert refused
-    waits = [int(answer.headers["retry-after"]) for answer in refused]
     assert all(answer.json()["error"]["code"] == "overloaded" for answer in refused)
-    # Honest: whoever comes back when told to is taken.
-    await asyncio.sleep(max(waits))
-    fresh.settle()
     assert fresh.get("/pools")["refusals"]["overloaded"] >= len(refused)
-    assert (await fresh.run(at_once=4)).statuses == {200: REQUESTS}
+
+
+async def test_retry_after_is_honest(fresh: Stand) -> None:
+    """Whoever comes back when told to is taken, and would not have been before."""
+    fresh.configure(slo_s=26, admission={"max_wait_s": 1})
+    async with httpx.AsyncClient(base_url=fresh.url, timeout=120) as client:
+        long = {"prompt": "a", "num_inference_steps": 100, "n": 4}
+        queue = [asyncio.ensure_future(client.post("/imagine", json=long)) for _ in range(6)]
+        await asyncio.sleep(1)
+        first = await client.post("/imagine", json=request(0))
+        assert first.status_code == 429, first.text
+        wait_s = int(first.headers["retry-after"])
+        assert wait_s >= 2, "the queue is too short to tell honesty from a constant"
+        assert (await client.post("/imagine", json=request(0))).status_code == 429
+        await asyncio.sleep(wait_s)
+        assert (await client.post("/imagine", json=request(0))).status_code == 200
+        print(f"\ntold to come back after {wait_s} s, and taken then")
+        await asyncio.gather(*queue)
 
 
 async def test_200_clients_leave(fresh: Stand) -> None:
@@ -193,9 +215,33 @@ async def test_200_clients_leave(fresh: Stand) -> None:
     outcome = await fresh.run(leaving=leaving)
     fresh.check(outcome)
     report("200 clients leave", outcome)
-    assert len(outcome.left) > 100
+    assert len(outcome.left) > 150
     assert set(range(REQUESTS)) - leaving <= set(outcome.answers)
     fresh.settle()  # what they had asked for is painted by nobody
+
+
+def test_an_ingress_that_restarts_under_a_bad_configuration_keeps_the_last_good_one(
+    fresh: Stand,
+) -> None:
+    fresh.configure(slo_s=27, weights={"alpha": 1, "beta": 0, "gamma": 0})
+    fresh.deployment("Ingress")["user_config"] = {"slo_s": 28, "weights": {"nope": 1}}
+    fresh.deploy()
+    wait_for("the refusal", lambda: bool(fresh.get("/pools")["config_problem"]), 60)
+    before = fresh.process("Ingress")
+    before.kill()
+    before.wait(10)
+
+    def up() -> bool:
+        try:
+            return bool(fresh.get("/pools")["slo_s"] == 27)
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False  # not back yet
+
+    wait_for("the ingress", up, 60)
+    assert "weights.nope" in fresh.get("/pools")["config_problem"]
+    answer = httpx.post(f"{fresh.url}/imagine", json=request(3), timeout=60)
+    assert (answer.status_code, answer.headers["x-pool"]) == (200, "alpha")
+    assert answer.content == fresh.pictures[3]
 
 
 async def test_a_hot_weight_change_rules_the_next_request(fresh: Stand) -> None:

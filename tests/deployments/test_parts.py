@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from deployments.backends import available_frameworks, create_backend
-from deployments.backends.cpu import fastest_threads
+from deployments.backends.cpu import fastest_threads, usable_cores
 from deployments.engine.batch import combine
 from deployments.engine.calibration import ROUNDS, choose_rows, measure_step_costs
+from deployments.engine.job import Job
 from deployments.engine.preparation import PROMPT_CACHE_ENTRIES, Preparation
 from deployments.engine.trajectory import make_scheduler
 from deployments.messages import MEDIA_TYPES, ImageResult, OutputFormat

@@ -467,7 +467,7 @@ async def test_a_turn_that_does_not_come_in_time_is_a_timeout() -> None:
 
 
 async def test_a_flood_is_refused_by_its_own_queue_and_others_are_not() -> None:
-    bench = Bench(live={"fairness": {}, "admission": {"max_wait_s": 18}}, a=[hang] * 99)
+    bench = Bench(live={"fairness": {}, "admission": {"max_wait_s": 15}}, a=[hang] * 99)
     bench.directory.measured("a", Speed({1: 1000, 2: 1000}, 2))  # two rows a second, room for 3
     tasks = [asyncio.ensure_future(bench.pool(key="flood")) for _ in range(3)]
     await asyncio.sleep(0.01)
@@ -498,3 +498,79 @@ async def test_what_was_decided_is_counted() -> None:
     }
     assert journal.failures == {("a", "lost"): 1}
     assert journal.retries == {"b": 1}
+
+
+async def test_pinned_requests_do_not_take_the_other_pools_room() -> None:
+    bench = Bench(live={"fairness": {}}, a=[hang] * 99, b=[paint] * 9)
+    bench.directory.measured("a", Speed({1: 1}, 2))
+    bench.directory.measured("b", Speed({1: 1}, 2))
+    flood = [asyncio.ensure_future(bench.pool(key="flood", pin="a")) for _ in range(20)]
+    await asyncio.sleep(0.01)
+    assert await bench.pool(key="other", pin="b") == "b"
+    assert bench.log.count("send a") == 3
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    assert bench.idle()
+
+
+async def test_a_queue_of_a_pool_of_unknown_speed_is_no_reason_to_refuse() -> None:
+    bench = Bench(live={"fairness": {}, "admission": {"max_wait_s": 1}}, a=[hang] * 99)
+    tasks = [asyncio.ensure_future(bench.pool()) for _ in range(9)]
+    await asyncio.sleep(0.01)
+    assert bench.dispatcher.waiting == 6
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_was_admitted_is_not_refused_when_its_replica_is_lost() -> None:
+    async def die_soon() -> Answer:
+        await asyncio.sleep(0.05)
+        raise ReplicaLostError("died")
+
+    bench = Bench(live={"admission": {"max_wait_s": 1}}, a=[die_soon], b=[hang] * 2 + [paint])
+    for name in ("a", "b"):
+        bench.directory.measured(name, Speed({1: 1000}, 1))
+    first = asyncio.ensure_future(bench.pool(pin="b"))
+    await asyncio.sleep(0.01)
+    bench.handles["b"].scripts.pop(0)
+    assert await bench.pool() == "b"  # behind the first, four seconds by prediction
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_pool_that_misses_deadlines_by_far_is_left_alone() -> None:
+    live = {"recovery": {"breaker_failures": 1}}
+    bench = Bench(live=live, a=[hang], b=[paint] * 9)
+    bench.directory.measured("a", Speed({1: 1}, 4))
+    bench.directory.measured("b", Speed({1: 1}, 4))
+    error = await bench.error(sent=request(deadline=time.time() + 1.3), pin="a")
+    assert error.code == "deadline_exceeded"
+    assert bench.directory.snapshots()[0].held
+    assert [await bench.pool() for _ in range(3)] == ["b"] * 3
+
+
+async def test_a_pool_that_only_fails_is_left_alone() -> None:
+    live = {"recovery": {"breaker_failures": 1}}
+    bench = Bench(live=live, a=[fail("generation_failed")], b=[paint] * 9)
+    assert (await bench.error()).code == "generation_failed"
+    assert [await bench.pool() for _ in range(3)] == ["b"] * 3
+
+
+async def test_new_replicas_are_used_at_once() -> None:
+    bench = Bench(live=BREAK_AT_ONCE, a=[die, paint], b=[paint] * 9)
+    assert await bench.pool() == "b"
+    bench.states["a"] = GONE
+    assert await bench.pool() == "b"
+    bench.states["a"] = UP
+    painted = await bench.dispatcher.paint(request())
+    assert (painted.pool.name, painted.reason) == ("a", "policy")
+
+
+async def test_a_request_that_serve_cancels_is_painted_elsewhere() -> None:
+    async def cancelled() -> Answer:
+        raise asyncio.CancelledError
+
+    bench = Bench(a=[cancelled], b=[paint])
+    assert await bench.pool() == "b"

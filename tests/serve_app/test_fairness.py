@@ -86,6 +86,28 @@ def test_what_is_ahead_of_a_key() -> None:
     assert queue.ahead("flood", weight) == 110
 
 
+def test_nobody_is_charged_for_what_was_dropped() -> None:
+    queue, loop = FairQueue(), asyncio.new_event_loop()
+    keys = fill(queue, [("other", 1, ONE)] * 30)
+    dropped = [loop.create_future() for _ in range(100)]
+    for turn in dropped:
+        queue.push("fickle", 1, ONE, turn)
+    for turn in dropped:
+        queue.discard(turn)
+    loop.close()
+    keys |= fill(queue, [("fickle", 1, ONE)])
+    assert "fickle" in [keys[queue.pop()] for _ in range(2)]
+
+
+def test_keys_that_nothing_is_owed_to_are_forgotten() -> None:
+    queue = FairQueue()
+    fill(queue, [("long", 1, Work(1, 10**6))] * 2)
+    for index in range(3000):
+        fill(queue, [(f"key{index}", 1, ONE)])
+        queue.pop()
+    assert len(queue._finish) < 1100
+
+
 class Gate:
     """A gate with room for ``rows`` and callers that stay until told to leave."""
 

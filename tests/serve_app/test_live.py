@@ -85,6 +85,11 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ),
     ("no failures", {"recovery": {"breaker_failures": 0}}, ["breaker_failures", "at least 1"]),
     ("never hung", {"recovery": {"hang_after_s": 0}}, ["recovery.hang_after_s", "above 0"]),
+    (
+        "hung after the time limit",
+        {"recovery": {"hang_after_s": 200}},
+        ["recovery.hang_after_s", "200", "request_timeout_s 100"],
+    ),
     ("back in time", {"failover": {"return_after_s": -1}}, ["failover.return_after_s", "-1"]),
 ]
 
@@ -97,10 +102,27 @@ def test_bad_live_settings_are_explained(raw: Any, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
-def test_a_key_is_never_shown_whole() -> None:
+@pytest.mark.parametrize(
+    "fairness",
+    [
+        {"weights": {"sk-very-secret-key": 2}},
+        {"weights": {"sk-very-secret-key": "x"}},
+        {"weights": "sk-very-secret-key"},
+        {"weights": ["sk-very-secret-key"]},
+        {"sk-very-secret-key": 2},
+        {"default_weight": "sk-very-secret-key"},
+        "sk-very-secret-key",
+    ],
+)
+def test_what_may_be_a_key_is_never_shown(fairness: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        LiveSettings.parse({"fairness": {"weights": {"sk-very-secret-key": 2}}}, SETTINGS)
+        LiveSettings.parse({"fairness": fairness}, SETTINGS)
+    assert "fairness" in str(caught.value)
     assert "very-secret" not in str(caught.value)
+
+
+def test_without_a_limit_no_wait_may_exceed_the_time_limit() -> None:
+    assert LiveSettings().wait_limits(100).of("g6") == 100
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -136,7 +158,7 @@ def test_a_full_configuration() -> None:
         },
         SETTINGS,
     )
-    limits = live.wait_limits()
+    limits = live.wait_limits(100)
     assert (limits.of("g6"), limits.of("inf2")) == (5, 20)
     assert live.profiles["inf2"].profile().images_per_minute == 105
     assert live.recovery.breaker().failures == 5

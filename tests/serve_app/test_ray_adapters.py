@@ -6,13 +6,21 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import BackPressureError
 
 from deployments.messages import ImageFailure
 from serve_app.api.front import Front, default_work
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
+from serve_app.last_good import LastGood
 from serve_app.routing.availability import serve_states
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher, ReplicaLostError
@@ -68,7 +76,17 @@ def reply(outcome: Any) -> Any:
     return sent
 
 
-@pytest.mark.parametrize("error", [ActorDiedError(), ActorUnavailableError("maybe", None)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        ActorUnavailableError("maybe", None),
+        ObjectLostError("ff" * 28, None, ""),
+        NodeDiedError("gone"),
+        WorkerCrashedError(),
+        TaskCancelledError(),
+    ],
+)
 async def test_a_dead_or_unreachable_replica_is_lost(error: Exception) -> None:
     with pytest.raises(ReplicaLostError, match=type(error).__name__):
         await reply(error).result()
@@ -116,7 +134,24 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
         ready=6, updating=6, draining=3, starting=7, status="HEALTHY", message="m"
     )
     assert states["gpu"].ready == 0
-    assert serve_states("other") == {}
+    # Not "no pool has a replica": that would end all that is under way.
+    with pytest.raises(LookupError, match="'other'"):
+        serve_states("other")
+
+
+class Kept:
+    """The last good settings, in a test's memory."""
+
+    def __init__(self, kept: Any = LookupError()) -> None:  # noqa: B008 - never changed
+        self.kept = kept
+
+    def put(self, user_config: Any) -> None:
+        self.kept = user_config
+
+    def get(self) -> Any:
+        if isinstance(self.kept, LookupError):
+            raise self.kept
+        return self.kept
 
 
 def bare_ingress() -> tuple[Any, Dispatcher, Front]:
@@ -135,7 +170,7 @@ def bare_ingress() -> tuple[Any, Dispatcher, Front]:
     plain: Any = Ingress.__mro__[1]
     ingress = plain.__new__(plain)
     ingress._settings, ingress._dispatcher, ingress._front = settings, dispatcher, front
-    ingress._started = False
+    ingress._started, ingress._last_good = False, Kept()
     return ingress, dispatcher, front
 
 
@@ -143,30 +178,60 @@ def weights(front: Front) -> dict[str, float]:
     return {pool.name: pool.weight for pool in front.pools.snapshots()}
 
 
-def test_a_bad_first_configuration_fails_the_deployment() -> None:
+async def test_a_bad_first_configuration_fails_the_deployment() -> None:
     ingress, _dispatcher, _front = bare_ingress()
     with pytest.raises(SettingsError, match="did you mean 'cpu'"):
-        ingress.reconfigure({"weights": {"cpuu": 1}})
+        await ingress.reconfigure({"weights": {"cpuu": 1}})
 
 
-def test_a_bad_configuration_of_an_ingress_that_started_without_one_is_refused() -> None:
+async def test_an_ingress_restarted_under_a_bad_configuration_uses_the_last_good_one() -> None:
+    ingress, _dispatcher, front = bare_ingress()
+    ingress._last_good = Kept({"weights": {"cpu": 7}})
+    await ingress.reconfigure({"weights": {"cpuu": 1}})
+    assert weights(front) == {"gpu": 100, "cpu": 7}
+    assert "did you mean 'cpu'" in (front.config_problem or "")
+
+
+async def test_a_kept_configuration_that_fits_no_more_is_no_help() -> None:
+    ingress, _dispatcher, _front = bare_ingress()
+    ingress._last_good = Kept({"weights": {"old": 7}})
+    with pytest.raises(SettingsError, match="did you mean 'cpu'"):
+        await ingress.reconfigure({"weights": {"cpuu": 1}})
+
+
+def test_the_last_good_configuration_is_kept_with_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store: dict[bytes, bytes] = {}
+    kv = "ray.experimental.internal_kv"
+    monkeypatch.setattr(f"{kv}._internal_kv_put", lambda k, v, overwrite: store.update({k: v}))
+    monkeypatch.setattr(f"{kv}._internal_kv_get", store.get)
+    with pytest.raises(LookupError):
+        LastGood("app").get()
+    LastGood("app").put({"weights": {"cpu": 1}})
+    assert LastGood("app").get() == {"weights": {"cpu": 1}}
+    with pytest.raises(LookupError):
+        LastGood("other").get()
+
+
+async def test_a_bad_configuration_of_an_ingress_that_started_without_one_is_refused() -> None:
     ingress, _dispatcher, front = bare_ingress()
     ingress.check_health()
-    ingress.reconfigure({"weights": {"cpuu": 1}})
+    await ingress.reconfigure({"weights": {"cpuu": 1}})
     assert front.config_problem is not None
     assert "did you mean 'cpu'" in front.config_problem
 
 
-def test_a_bad_later_configuration_is_refused_whole() -> None:
+async def test_a_bad_later_configuration_is_refused_whole() -> None:
     ingress, dispatcher, front = bare_ingress()
-    ingress.reconfigure({"weights": {"cpu": 7}, "policy": "latency", "slo_s": 3})
+    await ingress.reconfigure({"weights": {"cpu": 7}, "policy": "latency", "slo_s": 3})
     assert weights(front) == {"gpu": 100, "cpu": 7}
-    ingress.reconfigure({"weights": {"gpu": 1, "cpu": -1}, "policy": "capacity", "slo_s": 4})
+    await ingress.reconfigure({"weights": {"gpu": 1, "cpu": -1}, "policy": "capacity", "slo_s": 4})
     assert weights(front) == {"gpu": 100, "cpu": 7}
     assert (dispatcher.policy.name, front.live.slo_s) == ("latency", 3)
     assert front.config_problem is not None
     assert "weights.cpu: got -1" in front.config_problem
-    ingress.reconfigure({})
+    await ingress.reconfigure({})
     assert weights(front) == {"gpu": 100, "cpu": 0}
     assert front.config_problem is None
 
@@ -196,13 +261,14 @@ def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> Non
     journal.finished(Decision(pool=snapshot("b"), reason="policy", predicted_s=0.0), 1.0)
     journal.failed("a", "lost")
     journal.refused("overloaded")
+    a = {"pool": "a", "accelerator": "a-card"}
     assert Tagged.seen == [
-        ("imagine_routing_decisions", 1, {"pool": "a", "reason": "retry"}),
+        ("imagine_routing_decisions", 1, a | {"reason": "retry"}),
         ("imagine_routing_retries", 1, {"pool": "a"}),
-        ("imagine_took_seconds", 3.0, {"pool": "a"}),
-        ("imagine_predicted_seconds", 2.0, {"pool": "a"}),
-        ("imagine_prediction_ratio", 1.5, {"pool": "a"}),
-        ("imagine_took_seconds", 1.0, {"pool": "b"}),
+        ("imagine_took_seconds", 3.0, a),
+        ("imagine_predicted_seconds", 2.0, a),
+        ("imagine_prediction_ratio", 1.5, a),
+        ("imagine_took_seconds", 1.0, {"pool": "b", "accelerator": "b-card"}),
         ("imagine_routing_failures", 1, {"pool": "a", "cause": "lost"}),
         ("imagine_routing_refusals", 1, {"code": "overloaded"}),
     ]

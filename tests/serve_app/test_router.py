@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from serve_app.routing.policies import POLICIES, PolicyOptions
 from serve_app.routing.router import Decision, Refusal, WaitLimits, Wishes, route
 from serve_app.routing.snapshot import PoolSnapshot
-from serve_app.routing.speed import Speed
+from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
 from tests.serve_app.conftest import snapshot
 
@@ -83,15 +84,16 @@ HELD = pool("a", weight=90, held=True)
         ([pool("a", held=True, probe=True), B], {}, ("a", "probe")),
         ([pool("a", held=True, probe=True), B], {"wishes": Wishes(sticky="b")}, ("a", "probe")),
         ([pool("a", held=True, probe=True), B], {"wishes": Wishes(pin="b")}, ("b", "pinned")),
-        ([pool("a", held=True, probe=True), B], {"left_s": 60}, ("b", "policy")),
+        ([pool("a", held=True, probe=True), B], {"left_s": 60}, ("a", "probe")),
+        ([pool("a", held=True, probe=True), B], {"left_s": 1.5}, ("b", "policy")),
         ([pool("a", held=True, probe=True, ready=0), B], {}, ("b", "policy")),
         # Second attempts.
         ([A, B], {"failed": ["a"]}, ("b", "retry")),
         ([A, B], {"failed": ["a"], "wishes": Wishes(sticky="a")}, ("b", "retry")),
         ([A, pool("b", ready=0)], {"failed": ["a"]}, ("a", "retry")),
-        ([A, pool("b", held=True)], {"failed": ["a"]}, ("b", "retry")),
-        ([A, B], {"failed": ["a"], "wishes": Wishes(pin="a")}, ("a", "pinned")),
-        ([pool("a", held=True, probe=True), B], {"failed": ["b"]}, ("a", "retry")),
+        ([A, pool("b", held=True)], {"failed": ["a"]}, ("a", "retry")),
+        ([A, B], {"failed": ["a"], "wishes": Wishes(pin="a")}, ("a", "retry")),
+        ([pool("a", held=True, probe=True), B], {"failed": ["b"]}, ("b", "retry")),
     ],
 )  # fmt: skip
 def test_where_a_request_goes(
@@ -144,3 +146,43 @@ def test_the_prediction_is_told() -> None:
     decision = send(pool("a", waiting=2, correction=2.0))
     assert isinstance(decision, Decision)
     assert decision.predicted_s == pytest.approx(6)
+
+
+def test_retries_leave_the_shares_alone() -> None:
+    """To the policy a pool on which one request failed is there as before."""
+    pools = [pool("a", weight=40), pool("b", weight=40), pool("c", weight=20)]
+    policy = POLICIES["weighted"](PolicyOptions())
+    served: Counter[str] = Counter()
+    for turn in range(300):
+        failed = ["a"] if turn % 10 == 9 else []
+        how: dict[str, Any] = {"wishes": Wishes(), "limits": WaitLimits(), "failed": failed}
+        name, reason = went(route(pools, policy, WORK, 0.0, **how))
+        if reason == "policy":
+            served[name] += 1
+        else:
+            assert name != "a"
+    assert served["b"] == pytest.approx(108, abs=15)
+    assert served["c"] == pytest.approx(54, abs=10)
+
+
+def test_one_failed_request_does_not_move_failover() -> None:
+    cheap = pool("cheap", price_per_hour=1, profile=Profile(1.0, 60))
+    dear = pool("dear", price_per_hour=9, profile=Profile(1.0, 60))
+    policy = POLICIES["failover"](PolicyOptions(slo_s=5))
+    how: dict[str, Any] = {"wishes": Wishes(), "limits": WaitLimits()}
+    names = []
+    for second in range(10):
+        failed = ["cheap"] if second == 4 else []
+        choice = route([cheap, dear], policy, WORK, float(second), failed=failed, **how)
+        names.append(went(choice)[0])
+    assert names == ["cheap"] * 4 + ["dear"] + ["cheap"] * 5
+
+
+def test_an_uncommonly_large_request_says_nothing_of_a_pool() -> None:
+    cheap = pool("cheap", price_per_hour=1, profile=Profile(1.0, 60))
+    dear = pool("dear", price_per_hour=9, profile=Profile(1.0, 60))
+    policy = POLICIES["failover"](PolicyOptions(slo_s=5))
+    how: dict[str, Any] = {"wishes": Wishes(), "limits": WaitLimits()}
+    for second in range(20):
+        choice = route([cheap, dear], policy, Work(2, 500), float(second), **how)
+        assert went(choice)[0] == "cheap"

@@ -38,6 +38,7 @@ def test_readiness_follows_the_pools(stand: Stand) -> None:
     response = stand.client.get("/readiness")
     assert response.status_code == 200
     assert response.json()["pools"]["cpu"] == {
+        "accelerator": "cpu",
         "available": True,
         "ready_replicas": 1,
         "reason": None,
@@ -99,7 +100,7 @@ def test_pools_tells_why_requests_went_where_they_did(stand: Stand) -> None:
     assert (cpu["decisions"], cpu["failures"], cpu["retries"]) == ({"retry": 1}, {"lost": 1}, 1)
     assert cpu["breaker"] == "closed"
     for second in (0, 1, 2):
-        record.breaker.failed(now - 10 + second)
+        record.breaker.failed(now - 10 + second, now - 10 + second)
     cpu = next(p for p in stand.client.get("/pools").json()["pools"] if p["name"] == "cpu")
     assert cpu["breaker"] == "half_open"
 

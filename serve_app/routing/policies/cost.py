@@ -15,8 +15,8 @@ class CostPolicy(SharedOut, name="cost"):
     flooded, and by cheapness, so that of two pools of one size the cheaper gets more. A pool
     that misses the objective even alone has ``T = 0``: it is used only when no other is left.
 
-    The formula printed with the sample that pools like these descend from, ``C / L`` (cost per
-    second over latency), grows with the price and so gives the cheapest pool the least.
+    The formula printed with the sample that pools like these descend from, ``c / L`` (what a
+    picture costs over its latency), grows with the cost and so gives the cheapest pool the least.
     """
 
     needs_prices = True

@@ -32,7 +32,7 @@ class _Trust:
 class FailoverPolicy(Policy, name="failover"):
     """All traffic to the cheapest pool that can be trusted; hysteresis both ways.
 
-    A pool holds while its observed p95 and its predicted time for the request at hand, queue
+    A pool holds while its observed p95 and the predicted time of a default request, queue
     included, are within the objective. One that does not for ``leave_after_s`` loses trust, one
     that is not available at once. It is trusted again after holding for ``return_after_s``, for
     twice as long after each relapse. Without any trusted pool the one predicted to be done first
@@ -78,7 +78,10 @@ class FailoverPolicy(Policy, name="failover"):
     def _holds(self, one: Candidate) -> bool:
         slo_s, observed = self.options.slo_s, one.pool.observed
         late = observed is not None and observed.p95_s > slo_s
-        return not late and one.total_s <= slo_s
+        # Not this request's own time: an uncommonly large one says nothing of the pool.
+        profile, correction = one.pool.profile, one.pool.correction
+        own_s = one.total_s - one.wait_s if profile is None else profile.latency_s * correction
+        return not late and one.wait_s + own_s <= slo_s
 
     def _update(self, trust: _Trust, holds: bool, now: float) -> None:
         options = self.options
