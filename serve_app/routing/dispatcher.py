@@ -337,9 +337,10 @@ class Dispatcher:
         self, request: ImageRequest, choice: Decision, limit: _Limit
     ) -> ImageResult | ImageFailure:
         name = choice.pool.name
-        hung_at = self._clock() + choice.predicted_s + self._hang_after_s
-        if choice.pool.speed is None:  # nothing is known of how long it may take
-            hung_at = math.inf
+        patience_s = self._hang_after_s
+        if choice.pool.speed is None:  # nothing is predicted: as much again for each one ahead
+            patience_s *= 1 + choice.pool.load.requests / max(1, choice.pool.ready)
+        hung_at = self._clock() + choice.predicted_s + patience_s
         reply = self._handles[name].generate(request)
         answer = asyncio.ensure_future(reply.result())
         try:
@@ -354,7 +355,7 @@ class Dispatcher:
                 if self._is_gone(name):
                     raise ReplicaLostError("no replica is left")
                 if self._clock() >= hung_at:
-                    raise ReplicaHungError(f"no answer {self._hang_after_s:g} s after it was due")
+                    raise ReplicaHungError(f"no answer {patience_s:g} s after it was due")
         finally:
             # Also after ReplicaLostError: "unavailable" may mean that it is still at work.
             if not answer.done() or answer.cancelled() or answer.exception() is not None:

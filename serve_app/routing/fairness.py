@@ -63,8 +63,8 @@ class FairQueue:
         entry = heapq.heappop(self._entries)
         self._now = entry.tag
         self._gone(entry)
-        if len(self._finish) > _MOST_KEYS:  # whoever is served up to now is as good as new
-            self._finish = {key: tag for key, tag in self._finish.items() if tag > self._now}
+        if len(self._finish) > _MOST_KEYS:  # too many to remember those with nothing to be served
+            self._finish = {key: self._finish[key] for key in self._queued}
         return entry.turn
 
     def discard(self, turn: asyncio.Future[None]) -> None:

@@ -202,9 +202,7 @@ PLANS = st.fixed_dictionaries(
             max_size=40,
         ),
         "trouble": st.lists(
-            st.tuples(
-                st.sampled_from(NAMES), st.floats(0, 30), st.floats(0.1, 20), st.booleans()
-            ),
+            st.tuples(st.sampled_from(NAMES), st.floats(0, 30), st.floats(0.1, 20), st.booleans()),
             max_size=5,
         ),
     }

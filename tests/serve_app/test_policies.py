@@ -252,9 +252,9 @@ class Failover:
             cheap = snapshot(
                 "cheap", price_per_hour=1, profile=Profile(0.5, 120), observed=observed
             )
-            found.append(Candidate(cheap, 0.0, cheap_s))
+            found.append(Candidate(cheap, cheap_s - 0.5, cheap_s))
         dear = snapshot("dear", price_per_hour=5, profile=Profile(0.5, 120))
-        found.append(Candidate(dear, 0.0, dear_s))
+        found.append(Candidate(dear, dear_s - 0.5, dear_s))
         return self.policy.rank(found, self.now)[0]
 
 
