@@ -283,10 +283,10 @@ class Dispatcher:
             answer = await self._attempt(request, work, choice, limit)
             if isinstance(answer, ImageResult):
                 return Painted(result=answer, pool=choice.pool, reason=choice.reason)
-            error, again = answer
+            failure, again = answer
             if failed or not again:
-                raise error
-            failed[choice.pool.name] = error
+                raise failure
+            failed[choice.pool.name] = failure
 
     async def _attempt(
         self, request: ImageRequest, work: Work, choice: Decision, limit: _Limit
