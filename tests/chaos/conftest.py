@@ -292,7 +292,7 @@ def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """The service on a head and three nodes, each pool's replica up, all pictures known."""
     from ray.cluster_utils import Cluster
