@@ -215,8 +215,10 @@ async def test_retry_after_is_honest(fresh: Stand) -> None:
         assert first.status_code == 429
         told_s, began = int(first.headers["retry-after"]), time.monotonic()
         assert told_s >= 2, "the queue is too short to tell honesty from a constant"
-        while (await client.post("/imagine", json=request(0))).status_code == 429:
+        answer = first
+        while answer.status_code == 429:
             await asyncio.sleep(0.25)
+            answer = await client.post("/imagine", json=request(0))
         taken_s = time.monotonic() - began
         print(f"\ntold to come back after {told_s} s, taken after {taken_s:.1f} s")
         assert told_s / 4 < taken_s < 2 * told_s + 2
