@@ -270,3 +270,40 @@ async def test_a_hot_weight_change_rules_the_next_request(fresh: Stand) -> None:
     assert outcome.pools == {"beta": REQUESTS // 4, "gamma": 3 * REQUESTS // 4}
     assert fresh.replica_ids() == before
     assert set(POOLS) < set(before)
+
+
+def test_prices_profiles_policy_and_stickiness_change_live_and_a_lost_pool_is_unstuck(
+    fresh: Stand,
+) -> None:
+    before = fresh.replica_ids()
+    fresh.configure(
+        slo_s=29,
+        policy="cost",
+        prices={"alpha": 1, "beta": 2, "gamma": 4},
+        profiles={pool: {"latency_s": 1, "images_per_minute": 60} for pool in POOLS},
+        stickiness={"duration_s": 60},
+    )
+    pools = {pool["name"]: pool for pool in fresh.get("/pools")["pools"]}
+    # Equal speed: shares as 1/price.
+    assert [round(pools[name]["share"] * 7, 6) for name in POOLS] == [4, 2, 1]
+    assert [round(pools[name]["cost_per_1000"], 3) for name in POOLS] == [0.278, 0.556, 1.111]
+    with httpx.Client(base_url=fresh.url, timeout=60) as client:
+        first = client.post("/imagine", json=request(1))
+        home = first.headers["x-pool"]
+        assert "Max-Age=60" in first.headers["set-cookie"]
+        for seed in range(2, 12):
+            answer = client.post("/imagine", json=request(seed))
+            assert (answer.headers["x-pool"], answer.content) == (home, fresh.pictures[seed])
+        assert fresh.replica_ids() == before
+        fresh.cluster.remove_node(fresh.nodes.pop(home), allow_graceful=False)
+        wait_for("the loss", lambda: not fresh.pool(home)["available"], 60)
+        moved = client.post("/imagine", json=request(12))
+        new = moved.headers["x-pool"]
+        assert (moved.status_code, new != home) == (200, True)
+        for seed in range(13, 23):
+            answer = client.post("/imagine", json=request(seed))
+            assert (answer.headers["x-pool"], answer.content) == (new, fresh.pictures[seed])
+    others = [name for name in before if name != home]
+    assert {name: fresh.replica_ids()[name] for name in others} == {
+        name: before[name] for name in others
+    }
