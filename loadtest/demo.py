@@ -37,7 +37,7 @@ PROMPT = "a red circle on a blue background"
 
 # Seconds after the start, and a command.
 TOUR: tuple[tuple[float, str], ...] = (
-    (20, "weights inf2=10 trn1=10 g5_compiled=10 g6=60 g5_eager=10"),
+    (20, "weights inf2=10 trn1=30 g5_compiled=25 g6=25 g5_eager=10"),
     (40, "kill inf2"),
     (65, "revive inf2"),
     (95, "policy latency"),
