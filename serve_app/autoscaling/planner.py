@@ -1,0 +1,266 @@
+"""Replica counts for all pools: least cost within the latency objective. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from serve_app.autoscaling.cheapest import capacity_of, cheapest, cost_of
+from serve_app.autoscaling.forecast import TREND_S, Sample, required
+from serve_app.autoscaling.shortage import Supply
+from serve_app.autoscaling.views import Demand, PoolView
+
+_BOOST_UP, _BOOST_DOWN, _MOST_BOOST = 1.1, 0.98, 2.0
+_BOOST_PERIOD_S = 30.0
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannerOptions:
+    """How careful the planner is.
+
+    Attributes:
+        slo_s: latency objective in seconds.
+        headroom: capacity kept free, as a share of the demand.
+        safety: standard deviations of the work that arrives within the objective, kept free too.
+        shrink_after_s: stabilisation window: fewer replicas, or replicas of another pool, only when
+            the highest requirement of this long allows it; each pool at most once in this time.
+        shrink_margin: by how much more than required must remain, so that noise around a step
+            changes nothing.
+        least_saving: share of the cost that moving to other pools must save.
+        zero_after_s: seconds without any demand before the last replica goes.
+        drain_s: seconds within which a backlog is to be worked off.
+    """
+
+    slo_s: float = 2.0
+    headroom: float = 0.1
+    safety: float = 1.5
+    shrink_after_s: float = 300.0
+    shrink_margin: float = 0.1
+    least_saving: float = 0.05
+    zero_after_s: float = 300.0
+    drain_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """What one pool shall have, and why.
+
+    Attributes:
+        target: replicas.
+        reason: for people.
+        changed_at: when ``target`` last changed; ``-inf`` if never.
+        supply: whether its hardware is to be had.
+    """
+
+    target: int
+    reason: str = "as configured"
+    changed_at: float = float("-inf")
+    supply: Supply = field(default_factory=Supply)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A decision, and all that the next one must remember.
+
+    Attributes:
+        pools: by name.
+        required: row-steps a second that it is to serve.
+        samples: demand of late.
+        requirements: (time, required) of late.
+        began: when the first decision was made.
+        last_demand_at: when anything was last wanted.
+        boost, boosted_at: correction of the requirement by what latencies say.
+    """
+
+    pools: Mapping[str, PoolPlan] = field(default_factory=dict)
+    required: float = 0.0
+    samples: tuple[Sample, ...] = ()
+    requirements: tuple[tuple[float, float], ...] = ()
+    began: float | None = None
+    last_demand_at: float = float("-inf")
+    boost: float = 1.0
+    boosted_at: float = float("-inf")
+
+    @property
+    def targets(self) -> dict[str, int]:
+        """Replicas by pool."""
+        return {name: pool.target for name, pool in self.pools.items()}
+
+
+def plan(
+    now: float, pools: Sequence[PoolView], demand: Demand, options: PlannerOptions, before: Plan
+) -> Plan:
+    """Decide anew.
+
+    When what is there and on its way cannot serve what is required, the cheapest addition is made
+    at once. Only when a cheaper fleet has sufficed for the whole stabilisation window are replicas
+    taken away, and those of one pool only once those of the other that replace them are ready.
+
+    Args:
+        now: seconds, on any clock.
+        pools: all that the planner decides on.
+        demand: what is wanted.
+        options: how careful to be.
+        before: the last decision; ``Plan()`` at first.
+    """
+    here = _remember(now, pools, demand, options, before)
+    supplies = {pool.name: here.pools[pool.name].supply for pool in pools}
+    low = {pool.name: supplies[pool.name].least(pool) for pool in pools}
+    high = {pool.name: supplies[pool.name].most(pool) for pool in pools}
+    present = {pool.name: max(low[pool.name], min(high[pool.name], pool.target)) for pool in pools}
+    counted = {
+        pool.name: min(supplies[pool.name].counted(pool), present[pool.name]) for pool in pools
+    }
+    missing = here.required - capacity_of(pools, counted)
+    if missing > _TINY:
+        targets = _grown(pools, here.required, present, counted, high)
+        reason = f"{here.required:.0f} row-steps/s required"
+    else:
+        targets = _shrunk(now, pools, here, options, present, low, high)
+        reason = f"{here.required:.0f} row-steps/s required, {options.shrink_after_s:g} s long"
+    return replace(here, pools=_told(now, pools, here, targets, reason))
+
+
+def _remember(
+    now: float, pools: Sequence[PoolView], demand: Demand, options: PlannerOptions, before: Plan
+) -> Plan:
+    """``before`` with what is seen now, and with what is required now; targets still the old."""
+    sample = Sample(now, demand.row_steps_per_s, demand.pictures_per_s)
+    samples = (*(s for s in before.samples if s.at > now - TREND_S), sample)
+    ahead_s = max(
+        (pool.provisioning_s + pool.start_s for pool in pools if pool.capacity > 0), default=0.0
+    )
+    need = required(
+        samples,
+        demand,
+        ahead_s=ahead_s,
+        slo_s=options.slo_s,
+        headroom=options.headroom,
+        safety=options.safety,
+        drain_s=options.drain_s,
+    )
+    boost, boosted_at = _boost(now, pools, demand, options, before)
+    need *= boost
+    wanted = demand.row_steps_per_s > 0 or demand.backlog > 0
+    window = (*(r for r in before.requirements if r[0] > now - options.shrink_after_s), (now, need))
+    ideal = cheapest(pools, need)
+    return Plan(
+        pools={
+            pool.name: _known(
+                now, pool, before, wanted=ideal[pool.name] > pool.target - pool.unplaced
+            )
+            for pool in pools
+        },
+        required=need,
+        samples=samples,
+        requirements=window,
+        began=now if before.began is None else before.began,
+        last_demand_at=now if wanted else before.last_demand_at,
+        boost=boost,
+        boosted_at=boosted_at,
+    )
+
+
+def _known(now: float, pool: PoolView, before: Plan, *, wanted: bool) -> PoolPlan:
+    old = before.pools.get(pool.name, PoolPlan(target=pool.target))
+    return replace(old, supply=old.supply.seen(pool, now, wanted=wanted))
+
+
+def _boost(
+    now: float, pools: Sequence[PoolView], demand: Demand, options: PlannerOptions, before: Plan
+) -> tuple[float, float]:
+    """Require more while latencies miss the objective although all that was asked for is there.
+
+    Up by a tenth at a time, down by a fiftieth, so that it settles rather than swings.
+    """
+    if now - before.boosted_at < _BOOST_PERIOD_S or demand.p95_s is None:
+        return before.boost, before.boosted_at
+    if demand.p95_s > options.slo_s:
+        if any(pool.ready < pool.target for pool in pools):  # help is on its way
+            return before.boost, before.boosted_at
+        return min(_MOST_BOOST, before.boost * _BOOST_UP), now
+    return max(1.0, before.boost * _BOOST_DOWN), now
+
+
+def _grown(
+    pools: Sequence[PoolView],
+    need: float,
+    present: Mapping[str, int],
+    counted: Mapping[str, int],
+    high: Mapping[str, int],
+) -> dict[str, int]:
+    """``present`` and the cheapest addition to it. What is not counted on is still asked for."""
+    idle = {name: present[name] - counted[name] for name in present}
+    most = {name: high[name] - idle[name] for name in high}
+    found = cheapest(pools, need, low=counted, high=most)
+    return {name: max(present[name], min(high[name], found[name] + idle[name])) for name in present}
+
+
+def _shrunk(
+    now: float,
+    pools: Sequence[PoolView],
+    here: Plan,
+    options: PlannerOptions,
+    present: Mapping[str, int],
+    low: Mapping[str, int],
+    high: Mapping[str, int],
+) -> dict[str, int]:
+    """``present`` less what has not been needed for the whole window."""
+    targets = dict(present)
+    began = now if here.began is None else here.began
+    if now - began < options.shrink_after_s:
+        return targets
+    idle = now - max(here.last_demand_at, began) >= options.zero_after_s
+    need = max(amount for _, amount in here.requirements) * (1 + options.shrink_margin)
+    need = 0.0 if idle else max(need, _TINY)
+    best = cheapest(pools, need, low=low, high=high)
+    if need > 0 and capacity_of(pools, best) < need - _TINY:
+        return targets
+    grows = any(best[name] > present[name] for name in best)
+    limit = 1 - options.least_saving if grows else 1.0
+    if cost_of(pools, best) >= cost_of(pools, present) * limit - _TINY:
+        return targets
+    targets |= {
+        name: count
+        for name, count in best.items()
+        if count > present[name] and _rested(now, here, name, options)
+    }
+    ready = {pool.name: min(pool.ready, present[pool.name]) for pool in pools}
+    spare = capacity_of(pools, ready) - need
+    # The costliest work first: it saves the most per row-step given up.
+    for pool in sorted(pools, key=lambda p: -p.price / p.capacity if p.capacity > 0 else 0.0):
+        name = pool.name
+        while targets[name] - pool.per_node >= best[name] and _rested(now, here, name, options):
+            lost = pool.capacity * pool.per_node
+            if lost > spare + _TINY and need > 0:
+                break
+            targets[name] -= pool.per_node
+            spare -= lost
+    return targets
+
+
+def _rested(now: float, here: Plan, name: str, options: PlannerOptions) -> bool:
+    return now - here.pools[name].changed_at >= options.shrink_after_s
+
+
+def _told(
+    now: float, pools: Sequence[PoolView], here: Plan, targets: Mapping[str, int], reason: str
+) -> dict[str, PoolPlan]:
+    """The plan of each pool, with the reason of what changed."""
+    told = {}
+    for pool in pools:
+        old, target = here.pools[pool.name], targets[pool.name]
+        state = old.supply.state
+        if state == "short":
+            why = "hardware not to be had; one node is asked for again in growing intervals"
+        elif state == "probing":
+            why = "asking for one node to see whether hardware is to be had"
+        elif target == pool.target:
+            told[pool.name] = replace(old, target=target)
+            continue
+        else:
+            why = f"{pool.target} to {target}: {reason}"
+        changed_at = now if target != pool.target else old.changed_at
+        told[pool.name] = replace(old, target=target, reason=why, changed_at=changed_at)
+    return told
