@@ -44,6 +44,7 @@ class PoolReplica:
         from deployments.backends import create_backend
         from deployments.engine.calibration import choose_rows, measure_step_costs
         from deployments.engine.service import EngineService
+        from deployments.engine.statistics import Statistics
 
         begin = time.monotonic()
         self.options = options
@@ -63,6 +64,7 @@ class PoolReplica:
             admission=options.admission,
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
+        self.statistics = Statistics(defaults.width * defaults.height)
         self._warm_up()
         logger.info(
             "pool %s ready: %s on %s, %d rows, load %.1f s, warm-up %.1f s",
@@ -76,7 +78,24 @@ class PoolReplica:
 
     async def generate(self, request: ImageRequest) -> ImageResult | ImageFailure:
         """Paint one picture; the answer is a value either way."""
-        return await self.service.generate(request)
+        self.statistics.arrived(request, time.monotonic())
+        answer = await self.service.generate(request)
+        if isinstance(answer, ImageResult):
+            self.statistics.done(request, answer.timings, time.monotonic())
+        return answer
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every few seconds; the autoscaling policy sees the values.
+
+        Row-steps a second that arrived and were done, the part of the batch in use, queue wait,
+        p50 and p95 in seconds over half a minute, and the measured milliseconds of a step by rows.
+        """
+        engine = self.service.engine
+        return {
+            **self.statistics.numbers(time.monotonic()),
+            "occupancy": engine.rows / engine.max_rows,
+            **{f"step_ms_{rows}": cost for rows, cost in self.step_costs.items()},
+        }
 
     async def describe(self) -> dict[str, Any]:
         """What this replica was measured to do and what it is doing."""

@@ -92,12 +92,17 @@ def autoscaling_config(pool: PoolSettings) -> dict[str, Any]:
     minimum of the others while their hardware is present.
     """
     minimum = 0 if pool.resources.special else pool.min_replicas
+    if pool.elastic is not None:
+        minimum = 0
+    # The planner has stabilisation windows of its own; Serve's would come on top.
+    shrink_s = _DOWNSCALE_DELAY_S if pool.elastic is None else _UPSCALE_DELAY_S
     return {
         "min_replicas": minimum,
         "initial_replicas": minimum,
         "max_replicas": pool.max_replicas,
         "upscale_delay_s": _UPSCALE_DELAY_S,
-        "downscale_delay_s": _DOWNSCALE_DELAY_S,
+        "downscale_delay_s": shrink_s,
+        "downscale_to_zero_delay_s": shrink_s,
     }
 
 

@@ -13,6 +13,9 @@ from starlette.types import ASGIApp
 from deployments.model_info import load_model_info
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
+from serve_app.autoscaling.board import Board
+from serve_app.autoscaling.meter import DemandMeter
+from serve_app.autoscaling.reporter import Reporter
 from serve_app.last_good import LastGood
 from serve_app.live import LiveSettings
 from serve_app.routing.availability import Availability, serve_states
@@ -22,6 +25,7 @@ from serve_app.routing.journal import Journal
 from serve_app.routing.measurements import Measurements
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.settings import Settings, SettingsError
+from serve_app.telemetry.autoscaling import RayAutoscalingMetrics
 from serve_app.telemetry.routing import RayRoutingMetrics
 
 # Ingress replicas start their round robins at different places of a hundred requests.
@@ -54,14 +58,26 @@ class Ingress:
         directory = PoolDirectory(settings.pools, self._availability.states, default_work(model))
         pools = {name: RayPoolHandle(handle) for name, handle in handles.items()}
         measurements = Measurements(pools, directory.measured)
+        meter = DemandMeter()
         self._dispatcher = Dispatcher(
             pools,
             directory,
             reference_pixels=model.defaults.width * model.defaults.height,
             timeout_s=settings.limits.request_timeout_s,
             journal=Journal(RayRoutingMetrics()),
+            meter=meter,
             looked=measurements.refresh,
             phase=secrets.randbelow(_PHASES),
+        )
+        self._reporter = Reporter(
+            serve.get_replica_context().replica_id.unique_id,
+            Board(app_name),
+            meter,
+            directory.books,
+            lambda: directory.peers,
+            default_work(model),
+            lambda: self._front.live.slo_s,
+            RayAutoscalingMetrics().decided,
         )
         self._front = Front(
             settings=settings,
@@ -70,10 +86,12 @@ class Ingress:
             painter=self._dispatcher,
             routing=self._dispatcher,
             measurements=measurements,
+            decision=lambda: self._reporter.decision,
         )
         self._take(LiveSettings())
         self._availability.poll()  # so that the first request finds pools
         self._availability.start()
+        self._reporter.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after the constructor."""

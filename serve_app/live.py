@@ -88,9 +88,12 @@ class AdmissionSettings(Strict):
         max_wait_s: on any pool; ``None``: as long as a request may take at all
             (``limits.request_timeout_s``).
         pools: on single pools, at most ``max_wait_s``.
+        hold_s: how long a request waits for a first replica while no pool has any, if one is
+            elastic; 0: it is refused at once.
     """
 
     max_wait_s: Seconds | None = None
+    hold_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 300
     pools: dict[str, Seconds] = Field(default_factory=dict)
 
 
@@ -239,9 +242,15 @@ def _contradictions(live: LiveSettings, settings: Settings) -> list[str]:
         problems += [
             f"prices.{name}: missing; policy {live.policy!r} needs the price of every pool, in"
             " US dollars per replica and hour"
-            for name in settings.pools
-            if name not in live.prices
+            for name, pool in settings.pools.items()
+            if name not in live.prices and pool.elastic is None
         ]
+    problems += [
+        f"prices.{name}: missing; the pool is elastic, so that its replicas are planned by price,"
+        " in US dollars per replica and hour"
+        for name, pool in settings.pools.items()
+        if pool.elastic is not None and name not in live.prices
+    ]
     limit_s = settings.limits.request_timeout_s
     most_s = live.admission.max_wait_s
     if most_s is not None and most_s > limit_s:

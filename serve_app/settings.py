@@ -167,6 +167,24 @@ class EmulationSettings(Strict):
     step_s: float = Field(gt=0, le=3600, allow_inf_nan=False)
 
 
+class ElasticSettings(Strict):
+    """A pool whose nodes come on demand and are paid for while they are there.
+
+    Its replica count is planned by price and latency objective; that of other pools follows the
+    hardware present.
+
+    Attributes:
+        provisioning_s: seconds within which a node comes, if it comes at all; beyond them the
+            hardware is taken to be out of stock.
+        start_s: seconds from a node to a ready replica (image, model, warm-up).
+        replicas_per_node: replicas that share a node, which is paid for as a whole.
+    """
+
+    provisioning_s: float = Field(default=300, gt=0, le=86_400, allow_inf_nan=False)
+    start_s: float = Field(default=60, ge=0, le=86_400, allow_inf_nan=False)
+    replicas_per_node: int = Field(default=1, ge=1, le=64)
+
+
 class PoolSettings(Strict):
     """One pool: a kind of accelerator, a framework and how many replicas it may have.
 
@@ -183,6 +201,8 @@ class PoolSettings(Strict):
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
+        elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
+            demand and it has as many as the planner wants.
     """
 
     accelerator: str = Field(min_length=1, max_length=64, pattern=r"^[\x20-\x7e]+$")
@@ -194,6 +214,7 @@ class PoolSettings(Strict):
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
     emulation: EmulationSettings | None = None
+    elastic: ElasticSettings | None = None
 
     @property
     def label(self) -> str:
@@ -217,6 +238,17 @@ class PoolSettings(Strict):
                 f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
                 " emulation; it goes with framework 'emulated' only"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_nodes(self) -> PoolSettings:
+        per_node = 1 if self.elastic is None else self.elastic.replicas_per_node
+        for name, count in (("min", self.min_replicas), ("max", self.max_replicas)):
+            if count % per_node:
+                raise ValueError(
+                    f"{name}_replicas {count} is not a multiple of elastic.replicas_per_node"
+                    f" {per_node}: nodes come whole"
+                )
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,10 @@ class RoutingView(Protocol):
         """Requests waiting for their fair turn."""
 
     @property
+    def holding(self) -> int:
+        """Requests waiting for a first replica of any pool."""
+
+    @property
     def peers(self) -> int:
         """Ingress replicas, this one included."""
 
@@ -70,6 +74,7 @@ class Front:
         painter: where requests go.
         routing: what the routing goes by and did.
         measurements: what the pools' replicas say of themselves.
+        decision: what the autoscaling policy decided last, if anything.
         live: the live settings in force.
         config_problem: why the newest live configuration was refused; ``None`` when in force.
     """
@@ -80,6 +85,7 @@ class Front:
     painter: Painter
     routing: RoutingView
     measurements: MeasurementsView
+    decision: Callable[[], Mapping[str, Any] | None] = lambda: None
     live: LiveSettings = field(default_factory=LiveSettings)
     config_problem: str | None = None
 

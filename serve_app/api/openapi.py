@@ -315,6 +315,25 @@ _POOL = _object(
         "failures": {**_COUNTS, "description": "Requests lost or failed here, by cause."},
         "retries": {**_COUNT, "description": "Requests sent here after failing elsewhere."},
         "measured": _or_null(_ref("Measured")),
+        "autoscaling": _or_null(
+            _object(
+                {
+                    "target": _COUNT,
+                    "reason": _TEXT,
+                    "changed_at": {**_NUMBER_OR_NULL, "description": "Unix time in seconds."},
+                    "supply": {
+                        "type": ["string", "null"],
+                        "enum": ["open", "short", "probing", None],
+                        "description": "Of an elastic pool: whether its hardware is to be had.",
+                    },
+                    "replicas": {
+                        "type": ["object", "null"],
+                        "additionalProperties": {"type": "number"},
+                        "description": "What its replicas recorded, averaged.",
+                    },
+                }
+            )
+        ),
     }
 )
 _POOLS = _object(
@@ -324,6 +343,14 @@ _POOLS = _object(
         "slo_s": _NUMBER,
         "ingress_replicas": _COUNT,
         "waiting_turns": _COUNT,
+        "waiting_for_capacity": _COUNT,
+        "autoscaling": _object(
+            {
+                "decided_at": _NUMBER_OR_NULL,
+                "faults": _COUNT,
+                "required_row_steps_per_s": _NUMBER_OR_NULL,
+            }
+        ),
         "refusals": _COUNTS,
         "config_problem": _TEXT_OR_NULL,
         "pools": {"type": "array", "items": _ref("Pool")},

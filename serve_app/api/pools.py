@@ -30,6 +30,8 @@ class Pools:
         shares = routing.policy.shares([one for one in pools if one.available and not one.held])
         measured = await front.measurements.of(pools)
         answered = sum(pool.observed.pictures for pool in pools if pool.observed)
+        decision = front.decision() or {}
+        told = decision.get("pools", {})
         return JSONResponse(
             {
                 "model": model_label(front.model),
@@ -37,6 +39,12 @@ class Pools:
                 "slo_s": front.live.slo_s,
                 "ingress_replicas": routing.peers,
                 "waiting_turns": routing.waiting,
+                "waiting_for_capacity": routing.holding,
+                "autoscaling": {
+                    "decided_at": decision.get("at"),
+                    "faults": decision.get("faults", 0),
+                    "required_row_steps_per_s": decision.get("required_row_steps_per_s"),
+                },
                 "refusals": dict(routing.journal.refusals),
                 "config_problem": front.config_problem,
                 "pools": [
@@ -48,6 +56,7 @@ class Pools:
                         "queue": self._queue(pool),
                         **_counts(routing.journal, pool.name),
                         "measured": _measured(measured.get(pool.name)),
+                        "autoscaling": _told(told.get(pool.name)),
                     }
                     for pool in pools
                 ],
@@ -104,6 +113,20 @@ def _counts(journal: Journal, name: str) -> dict[str, Any]:
         "decisions": _of_pool(journal.decisions, name),
         "failures": _of_pool(journal.failures, name),
         "retries": journal.retries[name],
+    }
+
+
+def _told(decision: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the autoscaling policy wants of a pool, and why."""
+    if decision is None:
+        return None
+    supply = decision.get("supply")
+    return {
+        "target": decision["target"],
+        "reason": decision.get("reason", "as many as its hardware holds, within its bounds"),
+        "changed_at": decision.get("changed_at"),
+        "supply": None if supply is None else supply["state"],
+        "replicas": decision.get("replicas"),
     }
 
 

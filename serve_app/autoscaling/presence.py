@@ -1,16 +1,14 @@
-"""Replica counts by presence: a pool gets replicas where its hardware is, and none elsewhere."""
+"""What the cluster's nodes can hold: replica counts by presence, and replicas without a node."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from serve_app.settings import ElasticSettings
 
-_POLL_S = 3.0
 Nodes = list[dict[str, float]]
 
 
@@ -21,8 +19,9 @@ class PoolNeed:
     Attributes:
         needs: Ray resource name -> amount for one replica.
         special: whether ``needs`` holds more than CPU cores, so that presence decides.
-        framework: ``"cpu"``, ``"cuda"`` or ``"neuron"``.
+        framework: which backend its replicas run.
         min_replicas, max_replicas: bounds on the count while it can be hosted at all.
+        elastic: how long nodes take to come on demand; ``None``: none come.
     """
 
     needs: Mapping[str, float]
@@ -30,6 +29,7 @@ class PoolNeed:
     framework: str
     min_replicas: int
     max_replicas: int
+    elastic: ElasticSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,28 @@ def decide(pools: Mapping[str, PoolNeed], seen: Seen) -> dict[str, int]:
     return targets
 
 
+def unplaced(
+    pools: Mapping[str, PoolNeed], targets: Mapping[str, int], seen: Seen
+) -> dict[str, int]:
+    """Of each pool's ``targets``, how many replicas none of the nodes has room for.
+
+    The pools take turns, those with special needs first, so that none is blamed for another's
+    want.
+    """
+    rooms = [dict(node) for node in seen.nodes]
+    placed = dict.fromkeys(pools, 0)
+    for special in (True, False):
+        growing = [name for name, pool in pools.items() if pool.special is special]
+        while growing:
+            for name in list(growing):
+                done = placed[name] >= targets.get(name, 0)
+                if done or not _place(pools[name].needs, rooms):
+                    growing.remove(name)
+                else:
+                    placed[name] += 1
+    return {name: max(0, targets.get(name, 0) - count) for name, count in placed.items()}
+
+
 def _place(needs: Mapping[str, float], rooms: Nodes) -> bool:
     """Take ``needs`` from the first node with room; False when none has."""
     for room in rooms:
@@ -88,96 +110,12 @@ def _place(needs: Mapping[str, float], rooms: Nodes) -> bool:
     return False
 
 
-class PresencePolicy:
-    """The application-level autoscaling policy around ``decide``.
-
-    Named in ``serve_config.yaml`` with the pools of ``args`` as ``policy_kwargs``. It runs in
-    Serve's control loop ten times a second, where an exception or a wait would freeze every
-    application: so it only reads what a daemon thread saw, and when anything goes wrong it logs
-    once and leaves every count as it is.
-
-    Args:
-        pools: the ``pools`` of ``args``.
-        look: sees the cluster; may block and raise. For tests.
-        poll_s: seconds between two looks.
-    """
-
-    def __init__(
-        self,
-        pools: Mapping[str, Any] | None = None,
-        look: Callable[[], Seen] | None = None,
-        poll_s: float = _POLL_S,
-    ) -> None:
-        self._raw_pools = pools or {}
-        self._look = look or look_at_cluster
-        self._poll_s = poll_s
-        self._targets: dict[str, int] | None = None
-        self._complained: set[str] = set()
-        self._thread: threading.Thread | None = None
-
-    def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, Any]]:
-        """Target counts by deployment id; a deployment left out keeps its count. Never raises."""
-        try:
-            self._start()
-            targets = self._targets
-            if targets is None:
-                return {}, {}
-            return changes(contexts, targets), {}
-        except Exception as error:
-            self._complain("cannot decide replica counts", error)
-            return {}, {}
-
-    def poll(self) -> None:
-        """Look once and decide; never raises. On failure the last decision stays."""
-        try:
-            self._targets = decide(pool_needs(self._raw_pools), self._look())
-        except Exception as error:
-            self._complain("cannot see what hardware is there", error)
-
-    def _start(self) -> None:
-        # Not in the constructor: the policy may be built in one process and run in another.
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while True:
-            self.poll()
-            pause.wait(self._poll_s)
-
-    def _complain(self, what: str, error: Exception) -> None:
-        text = f"{what}: {type(error).__name__}: {error}"
-        if text not in self._complained and len(self._complained) < 100:
-            self._complained.add(text)
-            log.warning("presence policy: %s; every replica count stays as it is", text)
-
-
-def changes(contexts: Mapping[Any, Any], targets: Mapping[str, int]) -> dict[Any, int]:
-    """``targets`` by deployment id, without those that should not be said.
-
-    A pool that is and stays at 0 is left out: Serve starts a replica for any deployment at 0
-    that is named here and has a request waiting, whatever number is given.
-    """
-    found = {}
-    for deployment, context in contexts.items():
-        target = targets.get(deployment.name)
-        if target is None:
-            continue
-        at_zero = context.current_num_replicas == 0 and context.target_num_replicas == 0
-        if target > 0 or not at_zero:
-            found[deployment] = target
-    return found
-
-
 def pool_needs(raw: Mapping[str, Any]) -> dict[str, PoolNeed]:
     """Read the ``pools`` of ``args``.
 
     Raises:
         SettingsError: they are not valid pool settings.
     """
-    # Imported late, here and below: Serve carries this class into its controller by value, and
-    # a missing module must end in a log line there, not in a controller that cannot start.
     from serve_app.settings import PoolSettings, SettingsError, parse
 
     if not raw:
@@ -190,6 +128,7 @@ def pool_needs(raw: Mapping[str, Any]) -> dict[str, PoolNeed]:
             framework=pool.framework,
             min_replicas=pool.min_replicas,
             max_replicas=pool.max_replicas,
+            elastic=pool.elastic,
         )
         for name, pool in pools.items()
     }

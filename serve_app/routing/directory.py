@@ -69,6 +69,17 @@ class PoolDirectory:
         return list(self._pools)
 
     @property
+    def elastic(self) -> list[str]:
+        """Pools whose replicas come on demand."""
+        return [name for name, pool in self._pools.items() if pool.elastic is not None]
+
+    def has(self, pin: str | None) -> bool:
+        """Whether that pool, or any with ``None``, can be sent a request now."""
+        states = self._states()
+        names = self._pools if pin is None else (pin,)
+        return any(states.get(name, _UNKNOWN).ready > 0 for name in names)
+
+    @property
     def peers(self) -> int:
         """Ingress replicas that send requests, this one included."""
         return max(1, self._states().get(INGRESS, _UNKNOWN).ready)
@@ -121,6 +132,25 @@ class PoolDirectory:
                 )
             )
         return found
+
+    def books(self) -> list[PoolSnapshot]:
+        """As ``snapshots``, without what changes when looked at: for other threads."""
+        states, live, peers = self._states(), self._live, self.peers
+        return [
+            PoolSnapshot(
+                name=name,
+                accelerator=pool.label,
+                framework=pool.framework,
+                weight=live.weights.get(name, pool.weight),
+                max_replicas=pool.max_replicas,
+                state=states.get(name, _UNKNOWN),
+                price_per_hour=live.prices.get(name),
+                profile=self._records[name].profile,
+                speed=self._records[name].speed,
+                load=self._records[name].load.times(peers),
+            )
+            for name, pool in self._pools.items()
+        ]
 
     def _derive(self, name: str) -> None:
         record, configured = self._records[name], self._live.profiles.get(name)

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Literal, Protocol
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from serve_app.autoscaling.meter import DemandMeter
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.fairness import FairGate
+from serve_app.routing.holding import Holding
 from serve_app.routing.journal import Journal
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import (
@@ -133,6 +135,7 @@ class Dispatcher:
         reference_pixels: the model's own picture size.
         timeout_s: seconds from ``paint`` to its answer, retry included.
         journal: where decisions are counted.
+        meter: told of every request and answer.
         looked: told of the pools before each decision; must return at once.
         phase: see ``PolicyOptions``.
         watch_s: seconds between two checks that the pool in use still has a replica.
@@ -147,6 +150,7 @@ class Dispatcher:
         reference_pixels: int,
         timeout_s: float,
         journal: Journal | None = None,
+        meter: DemandMeter | None = None,
         looked: Callable[[Sequence[PoolSnapshot]], None] = lambda pools: None,
         phase: int = 0,
         watch_s: float = 1.0,
@@ -161,6 +165,8 @@ class Dispatcher:
         self._clock = clock
         self._looked = looked
         self.journal = journal or Journal()
+        self._meter = meter or DemandMeter()
+        self._holding = Holding(self._meter, directory.elastic, directory.has)
         # One gate for all pools together, and one for each pool that requests are pinned to.
         self._gates = {pin: FairGate(partial(self._room, pin)) for pin in (None, *directory.names)}
         self.configure(LiveSettings())
@@ -174,6 +180,11 @@ class Dispatcher:
     def waiting(self) -> int:
         """Requests waiting for their fair turn."""
         return sum(gate.waiting for gate in self._gates.values())
+
+    @property
+    def holding(self) -> int:
+        """Requests waiting for a first replica of any pool."""
+        return self._holding.waiting
 
     @property
     def peers(self) -> int:
@@ -197,6 +208,7 @@ class Dispatcher:
             self._policy: Policy = chosen(options)
         self._limits = live.wait_limits(self._timeout_s)
         self._hang_after_s = live.recovery.hang_after_s
+        self._holding.hold_s = live.admission.hold_s
         self._directory.configure(live)
         fairness = live.fairness
         for gate in self._gates.values():
@@ -212,11 +224,25 @@ class Dispatcher:
             DispatchError: it was not painted; see its ``code``.
             asyncio.CancelledError: the caller was cancelled; so is the replica's work.
         """
+        began = self._clock()
         limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
         work = Work.of(request, self._reference_pixels)
+        self._meter.arrived(work, began)
+        held = not self._directory.has(wishes.pin)
+        painted = await self._in_turn(request, work, wishes, limit)
+        if not held:  # else the time says how fast replicas come, not whether there are enough
+            self._meter.answered(self._clock() - began, self._clock())
+        return painted
+
+    async def _in_turn(
+        self, request: ImageRequest, work: Work, wishes: Wishes, limit: _Limit
+    ) -> Painted:
         gate = self._gates[wishes.pin]
         if not gate.active:
             return await self._paint(request, work, wishes, limit, self._limits)
+        if not self._directory.has(wishes.pin):
+            await self._holding.wait(work, wishes.pin, limit.left_s)
+            self._check(limit)
         self._admit(gate, work, wishes, limit)
         try:
             async with _Turn(gate, work, wishes, limit):
@@ -273,12 +299,13 @@ class Dispatcher:
                 failed=failed,
             )
             if isinstance(choice, Refusal):
+                # The last replica may have gone while this request was on its way.
+                if choice.code == "unavailable" and await self._holding.wait(
+                    work, wishes.pin, limit.left_s
+                ):
+                    continue
                 raise next(iter(failed.values()), None) or self._refused(choice)
-            try:
-                limit.check()
-            except _LateError as error:
-                self.journal.refused(error.code)
-                raise
+            self._check(limit)
             self.journal.decided(choice)
             answer = await self._attempt(request, work, choice, limit)
             if isinstance(answer, ImageResult):
@@ -368,6 +395,13 @@ class Dispatcher:
         return DispatchError(
             why.code, why.message, param=why.param, retry_after_s=why.retry_after_s
         )
+
+    def _check(self, limit: _Limit) -> None:
+        try:
+            limit.check()
+        except _LateError as error:
+            self.journal.refused(error.code)
+            raise
 
     def _is_gone(self, name: str) -> bool:
         return any(pool.name == name and pool.gone for pool in self._directory.snapshots())

@@ -247,15 +247,18 @@ class HungBackend(FakeBackend):
 @pytest.mark.parametrize("where", ["step", "decoding"])
 async def test_a_device_that_hangs_is_reported(make: Make, where: str) -> None:
     backend = HungBackend(where)
-    service = await make(backend=backend, hang_after_s=0.1)
+    service = await make(backend=backend, hang_after_s=0.5)
     task = asyncio.create_task(service.generate(ask()))
     await asyncio.sleep(0.05)
     service.check()
-    await asyncio.sleep(0.3)
-    with pytest.raises(RuntimeError, match=f"the device hangs: one {where} takes over 0.1 s"):
+    await asyncio.sleep(0.8)
+    with pytest.raises(RuntimeError, match=f"the device hangs: one {where} takes over 0.5 s"):
         service.check()
     backend.let_go.set()
     assert isinstance(await task, ImageResult)
+    async with asyncio.timeout(10):  # the picture is delivered just before the decoding ends
+        while service.engine.decoding_since is not None:
+            await asyncio.sleep(0.01)
     service.check()
 
 

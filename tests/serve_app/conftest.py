@@ -120,7 +120,7 @@ class FakeRouting:
     def __init__(self) -> None:
         self.policy: Policy = POLICIES["weighted"](PolicyOptions())
         self.journal = Journal()
-        self.waiting = 0
+        self.waiting = self.holding = 0
         self.peers = 1
 
 

@@ -272,7 +272,7 @@ def test_no_torch_in_the_ingress_process() -> None:
     code = """
 import sys
 import yaml
-import serve_app.ingress, serve_app.autoscaling.presence
+import serve_app.ingress, serve_app.autoscaling.policy, serve_app.autoscaling.decider
 from serve_app.app import build
 from serve_app.api.application import create_app
 from tests.serve_app.conftest import (
