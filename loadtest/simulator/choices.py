@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from loadtest.simulator.baselines import FixedScaler, OngoingScaler, ThresholdScaler
+from loadtest.simulator.planned import PlannerScaler
 from loadtest.simulator.scalers import Scaler
 from loadtest.simulator.scenario import Scenario
 from loadtest.simulator.scenarios import enough
+from serve_app.autoscaling.planner import PlannerOptions
 from serve_app.routing.router import WaitLimits
 
 
@@ -75,6 +77,10 @@ def _fixed(scenario: Scenario) -> Scaler:
     return FixedScaler(enough(scenario.pools, float(scenario.arrivals.rates(minutes).max()), 0.7))
 
 
+def _planner(scenario: Scenario) -> Scaler:
+    return PlannerScaler(PlannerOptions(slo_s=scenario.slo_s))
+
+
 # ``threshold`` is the sample's rule to the letter. The next two are the same machinery at its best:
 # counting what is asked for, and with thresholds that are 70 % of what a replica can do.
 CHOICES: dict[str, Choice] = {
@@ -83,4 +89,5 @@ CHOICES: dict[str, Choice] = {
     "threshold-tuned": Choice(make=_threshold_tuned),
     "ongoing": Choice(make=_ongoing),
     "fixed": Choice(make=_fixed),
+    "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300),
 }

@@ -10,8 +10,10 @@ from serve_app.autoscaling.forecast import TREND_S, Sample, required
 from serve_app.autoscaling.shortage import Supply
 from serve_app.autoscaling.views import Demand, PoolView
 
-_BOOST_UP, _BOOST_DOWN, _MOST_BOOST = 1.1, 0.98, 2.0
+_BOOST_UP, _BOOST_DOWN, _MOST_BOOST = 1.1, 0.95, 2.0
 _BOOST_PERIOD_S = 30.0
+# Latencies are of the last minute: those of before help came must have left it.
+_SETTLE_S = 90.0
 _TINY = 1e-9
 
 
@@ -70,6 +72,7 @@ class Plan:
         requirements: (time, required) of late.
         began: when the first decision was made.
         last_demand_at: when anything was last wanted.
+        unmet_at: when replicas were last missing.
         boost, boosted_at: correction of the requirement by what latencies say.
     """
 
@@ -79,6 +82,7 @@ class Plan:
     requirements: tuple[tuple[float, float], ...] = ()
     began: float | None = None
     last_demand_at: float = float("-inf")
+    unmet_at: float = float("-inf")
     boost: float = 1.0
     boosted_at: float = float("-inf")
 
@@ -140,7 +144,8 @@ def _remember(
         safety=options.safety,
         drain_s=options.drain_s,
     )
-    boost, boosted_at = _boost(now, pools, demand, options, before)
+    unmet_at = now if any(pool.ready < pool.target for pool in pools) else before.unmet_at
+    boost, boosted_at = _boost(now, unmet_at, demand, options, before)
     need *= boost
     wanted = demand.row_steps_per_s > 0 or demand.backlog > 0
     window = (*(r for r in before.requirements if r[0] > now - options.shrink_after_s), (now, need))
@@ -157,6 +162,7 @@ def _remember(
         requirements=window,
         began=now if before.began is None else before.began,
         last_demand_at=now if wanted else before.last_demand_at,
+        unmet_at=unmet_at,
         boost=boost,
         boosted_at=boosted_at,
     )
@@ -168,19 +174,19 @@ def _known(now: float, pool: PoolView, before: Plan, *, wanted: bool) -> PoolPla
 
 
 def _boost(
-    now: float, pools: Sequence[PoolView], demand: Demand, options: PlannerOptions, before: Plan
+    now: float, unmet_at: float, demand: Demand, options: PlannerOptions, before: Plan
 ) -> tuple[float, float]:
     """Require more while latencies miss the objective although all that was asked for is there.
 
-    Up by a tenth at a time, down by a fiftieth, so that it settles rather than swings.
+    Up by a tenth at a time, down by a twentieth, so that it settles rather than swings.
     """
-    if now - before.boosted_at < _BOOST_PERIOD_S or demand.p95_s is None:
+    if now - before.boosted_at < _BOOST_PERIOD_S:
         return before.boost, before.boosted_at
-    if demand.p95_s > options.slo_s:
-        if any(pool.ready < pool.target for pool in pools):  # help is on its way
-            return before.boost, before.boosted_at
-        return min(_MOST_BOOST, before.boost * _BOOST_UP), now
-    return max(1.0, before.boost * _BOOST_DOWN), now
+    if demand.p95_s is None or demand.p95_s <= options.slo_s:
+        return max(1.0, before.boost * _BOOST_DOWN), now
+    if now - unmet_at < _SETTLE_S:
+        return before.boost, before.boosted_at
+    return min(_MOST_BOOST, before.boost * _BOOST_UP), now
 
 
 def _grown(

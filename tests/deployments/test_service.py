@@ -257,7 +257,7 @@ async def test_a_device_that_hangs_is_reported(make: Make, where: str) -> None:
     backend.let_go.set()
     assert isinstance(await task, ImageResult)
     async with asyncio.timeout(10):  # the picture is delivered just before the decoding ends
-        while service.engine.decoding_since is not None:
+        while service.engine.decoding_since is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     service.check()
 

@@ -380,6 +380,9 @@ def test_latencies_over_the_objective_raise_the_requirement_once_help_is_there()
     assert boosted.required == pytest.approx(1.1 * calm.required)
     coming = plan(0.0, [view(target=5, ready=4)], slow, OPTIONS, Plan())
     assert coming.required == pytest.approx(calm.required)
+    # What was measured before help came does not count.
+    assert plan(80.0, fleet, slow, OPTIONS, coming).required == pytest.approx(calm.required)
+    assert plan(95.0, fleet, slow, OPTIONS, coming).required > 1.05 * calm.required
     last = boosted
     for now in range(5, 3000, 5):
         last = plan(float(now), fleet, slow, OPTIONS, last)

@@ -1,0 +1,32 @@
+"""Production's planner as a scaler of the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loadtest.simulator.scalers import Observation
+from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
+
+
+class PlannerScaler:
+    """``serve_app.autoscaling.planner.plan``, fed with what the simulator sees.
+
+    Args:
+        options: of the planner.
+        period_s: seconds between decisions.
+    """
+
+    def __init__(self, options: PlannerOptions, period_s: float = 5.0) -> None:
+        self._options = options
+        self._period_s = period_s
+        self._last = Plan()
+
+    @property
+    def period_s(self) -> float:
+        """See ``Scaler``."""
+        return self._period_s
+
+    def decide(self, now_s: float, view: Observation) -> Mapping[str, int]:
+        """See ``Scaler``."""
+        self._last = plan(now_s, view.pools, view.demand, self._options, self._last)
+        return self._last.targets
