@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -433,10 +433,15 @@ def _known_names(model: type[BaseModel], path: list[str]) -> list[str]:
             continue
         field = current.model_fields.get(part)
         annotation = field.annotation if field is not None else None
+        inner = [
+            one
+            for one in (annotation, *get_args(annotation))
+            if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
         if part == "pools":
             current = None
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            current = annotation
+        elif inner:
+            current = inner[0]
         else:
             return []
     return list(current.model_fields) if current is not None else []

@@ -82,12 +82,15 @@ def _planner(scenario: Scenario) -> Scaler:
 
 
 # ``threshold`` is the sample's rule to the letter. The next two are the same machinery at its best:
-# counting what is asked for, and with thresholds that are 70 % of what a replica can do.
+# counting what is asked for, and with thresholds that are 70 % of what a replica can do; then once
+# more with equal shares. ``ongoing`` is Ray Serve's default: every deployment by itself, equal
+# shares. ``planner`` is ours.
 CHOICES: dict[str, Choice] = {
     "threshold": Choice(make=_threshold),
     "threshold-offered": Choice(make=_threshold_offered),
     "threshold-tuned": Choice(make=_threshold_tuned),
-    "ongoing": Choice(make=_ongoing),
+    "equal-tuned": Choice(make=_threshold_tuned, policy="capacity"),
+    "ongoing": Choice(make=_ongoing, policy="capacity"),
     "fixed": Choice(make=_fixed),
     "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300),
 }

@@ -46,7 +46,7 @@ def plot(reports: Sequence[Report], path: Path) -> None:
     ):
         axes[row, 0].set_ylabel(label)
     figure.suptitle(", ".join(dict.fromkeys(report.scenario for report in reports)), fontsize=15)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=70)
     pyplot.close(figure)
 
 

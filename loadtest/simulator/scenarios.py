@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from loadtest.simulator.arrivals import Burst, CosineDay, Poisson
 from loadtest.simulator.controllers import SampleFailover
 from loadtest.simulator.mix import DEFAULT_WORK
@@ -78,6 +80,20 @@ def spot_reclaim(scale: float) -> Scenario:
     )
 
 
+def spot_reclaim_gpus(scale: float) -> Scenario:
+    """The same where there are only GPUs."""
+    made = spot_reclaim(scale)
+    pools = tuple(pool for pool in made.pools if pool.name in _GPUS)
+    return replace(
+        made,
+        name="spot-reclaim-gpus",
+        about="only GPUs, a third of them reclaimed at peak, at once",
+        pools=pools,
+        initial=enough(pools, made.arrivals.rates(np.zeros(1))[0], 0.7),
+        thresholds={pool.name: made.thresholds[pool.name] for pool in pools},
+    )
+
+
 def seed_rule(scale: float) -> Scenario:
     """Two pools, half each, 200 and 300 a minute and replica, which is beyond these replicas.
 
@@ -127,6 +143,7 @@ SCENARIOS: dict[str, Callable[[float], Scenario]] = {
     "ice-at-peak": ice_at_peak,
     "flash-crowd": flash_crowd,
     "spot-reclaim": spot_reclaim,
+    "spot-reclaim-gpus": spot_reclaim_gpus,
     "seed-rule": seed_rule,
     "seed-rule-batched": seed_rule_batched,
     "fifty-pools": fifty_pools,

@@ -149,12 +149,12 @@ def _remember(
     need *= boost
     wanted = demand.row_steps_per_s > 0 or demand.backlog > 0
     window = (*(r for r in before.requirements if r[0] > now - options.shrink_after_s), (now, need))
-    ideal = cheapest(pools, need)
+    # Whether a pool out of stock would be used is all that is asked of the ideal fleet.
+    short = any(pool.supply.state == "short" for pool in before.pools.values())
+    ideal = cheapest(pools, need) if short else {}
     return Plan(
         pools={
-            pool.name: _known(
-                now, pool, before, wanted=ideal[pool.name] > pool.target - pool.unplaced
-            )
+            pool.name: _known(now, pool, before, wanted=ideal.get(pool.name, 0) > _placed(pool))
             for pool in pools
         },
         required=need,
@@ -166,6 +166,10 @@ def _remember(
         boost=boost,
         boosted_at=boosted_at,
     )
+
+
+def _placed(pool: PoolView) -> int:
+    return pool.target - pool.unplaced
 
 
 def _known(now: float, pool: PoolView, before: Plan, *, wanted: bool) -> PoolPlan:

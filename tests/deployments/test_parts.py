@@ -223,6 +223,12 @@ async def test_replica_paints_describes_and_stops(
         assert min(times.queue, times.encode, times.denoise, times.decode) >= 0
         parts = times.queue + times.encode + times.denoise + times.decode
         assert parts == pytest.approx(times.total, abs=1.0)
+        recorded = replica.record_autoscaling_stats()
+        assert recorded["work_done_per_s"] == recorded["work_arrived_per_s"] > 0
+        assert recorded["p95_s"] == pytest.approx(times.total / 1000)
+        assert recorded["occupancy"] == 0
+        assert recorded[f"step_ms_{max(replica.step_costs)}"] > 0
+        assert all(isinstance(value, float) for value in recorded.values())
         facts = await replica.describe()
         assert facts["open"] == 0
         assert facts["dtype"] == "float32"

@@ -98,13 +98,25 @@ PIXELS = 64 * 64
 class Bench:
     """A dispatcher over pools ``a`` (preferred) and ``b`` with scripted answers."""
 
-    def __init__(self, *, timeout_s: float = 5, live: Any = None, **scripts: list[Script]) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 5,
+        live: Any = None,
+        elastic: tuple[str, ...] = (),
+        **scripts: list[Script],
+    ) -> None:
         self.log: list[str] = []
         self.handles = {n: FakeHandle(n, list(s), self.log) for n, s in scripts.items()}
         self.settings = Settings.parse(
             {
                 "pools": {
-                    name: {"accelerator": name, "framework": "cpu", "weight": weight}
+                    name: {
+                        "accelerator": name,
+                        "framework": "cpu",
+                        "weight": weight,
+                        "elastic": {} if name in elastic else None,
+                    }
                     for name, weight in (("a", 90), ("b", 10))
                     if name in scripts
                 }
@@ -119,7 +131,8 @@ class Bench:
             timeout_s=timeout_s,
             watch_s=0.01,
         )
-        self.configure(live)
+        prices = {"prices": dict.fromkeys(elastic, 1.0)} if elastic else {}
+        self.configure(prices | (live or {}))
 
     def configure(self, live: Any) -> None:
         self.dispatcher.configure(LiveSettings.parse(live, self.settings))
@@ -574,3 +587,36 @@ async def test_a_request_that_serve_cancels_is_painted_elsewhere() -> None:
 
     bench = Bench(a=[cancelled], b=[paint])
     assert await bench.pool() == "b"
+
+
+async def test_a_request_waits_for_a_first_replica_where_one_may_come() -> None:
+    bench = Bench(a=[paint], b=[], elastic=("a",))
+    bench.states = {"a": GONE, "b": GONE}
+    task = asyncio.create_task(bench.pool())
+    await asyncio.sleep(0.05)
+    assert (bench.log, bench.dispatcher.holding) == ([], 1)
+    bench.states = {"a": UP, "b": GONE}
+    assert await task == "a"
+    assert bench.dispatcher.holding == 0
+
+
+async def test_it_waits_no_longer_than_allowed_and_not_where_none_can_come() -> None:
+    bench = Bench(a=[], b=[], elastic=("a",), live={"admission": {"hold_s": 0.2}})
+    bench.states = {"a": GONE, "b": GONE}
+    began = time.monotonic()
+    assert (await bench.error()).code == "unavailable"
+    assert 0.2 <= time.monotonic() - began < 2
+    began = time.monotonic()
+    assert (await bench.error(pin="b")).code == "unavailable"
+    assert time.monotonic() - began < 0.15
+    assert bench.log == []
+
+
+async def test_fair_turns_wait_for_a_first_replica_too() -> None:
+    bench = Bench(a=[paint], b=[], elastic=("a",), live={"fairness": {}})
+    bench.states = {"a": GONE, "b": GONE}
+    task = asyncio.create_task(bench.pool())
+    await asyncio.sleep(0.05)
+    assert bench.dispatcher.holding == 1
+    bench.states = {"a": UP, "b": GONE}
+    assert await task == "a"

@@ -169,3 +169,22 @@ def test_the_default_objective_contradicts_nothing() -> None:
         update={"limits": SETTINGS.limits.model_copy(update={"request_timeout_s": 5})}
     )
     LiveSettings.parse({}, brief)
+
+
+def test_an_elastic_pool_needs_a_price() -> None:
+    pools = {
+        "g6": {"accelerator": "l4", "framework": "cpu", "elastic": {}},
+        "inf2": {"accelerator": "inf2", "framework": "cpu"},
+    }
+    elastic = Settings.parse({"pools": pools})
+    with pytest.raises(SettingsError, match=r"prices\.g6: missing; the pool is elastic"):
+        LiveSettings.parse({}, elastic)
+    assert LiveSettings.parse({"prices": {"g6": 0.8}}, elastic).prices == {"g6": 0.8}
+    with pytest.raises(SettingsError) as caught:
+        LiveSettings.parse({"policy": "cost"}, elastic)
+    assert str(caught.value).count("prices.g6") == 1
+
+
+def test_a_negative_hold_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"admission\.hold_s: got -1; allowed: at least 0"):
+        LiveSettings.parse({"admission": {"hold_s": -1}}, SETTINGS)

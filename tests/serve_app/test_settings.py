@@ -34,6 +34,17 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("infinite weight", with_pool(weight=float("inf")), ["weight", "inf", "finite"]),
     ("weight text", with_pool(weight="heavy"), ["weight", "'heavy'", "number"]),
     ("min above max", with_pool(min_replicas=3, max_replicas=2), ["min_replicas 3", "2"]),
+    (
+        "nodes come whole",
+        with_pool(max_replicas=4, min_replicas=0, elastic={"replicas_per_node": 8}),
+        ["max_replicas 4", "replicas_per_node 8", "whole"],
+    ),
+    (
+        "no time to provision",
+        with_pool(elastic={"provisioning_s": 0}),
+        ["provisioning_s", "above 0"],
+    ),
+    ("unknown elastic key", with_pool(elastic={"start": 1}), ["elastic.start", "start_s"]),
     ("max 0", with_pool(max_replicas=0), ["max_replicas", "at least 1"]),
     ("fraction of 2", with_pool(resources={"num_gpus": 1.5}), ["num_gpus", "1.5", "whole"]),
     (

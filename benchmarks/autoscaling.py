@@ -1,0 +1,193 @@
+"""The planner against fixed weights with thresholds, and against Ray Serve's default, simulated.
+
+``python -m benchmarks.autoscaling --out benchmarks/autoscaling.md`` runs every scenario with every
+scaler and several seeds, and writes a table and a picture per scenario beside it. Half an hour on
+one core; progress is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from rich.progress import Progress
+
+from benchmarks.hardware import cpu_name
+from loadtest.simulator.baselines import oracle_cost
+from loadtest.simulator.choices import CHOICES
+from loadtest.simulator.plot import plot
+from loadtest.simulator.report import Report
+from loadtest.simulator.scenarios import SCENARIOS
+from loadtest.simulator.suite import run_one
+from serve_app.autoscaling.cheapest import _solve as solver
+from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
+from serve_app.autoscaling.views import Demand, PoolView
+
+OURS = "planner"
+SCALERS = ("threshold", "threshold-tuned", "equal-tuned", "ongoing", OURS)
+NAMES = {
+    "threshold": "the sample: its weights and thresholds",
+    "threshold-tuned": "the sample's weights, thresholds at 70 % of a replica",
+    "equal-tuned": "equal split, thresholds at 70 % of a replica",
+    "ongoing": "Ray Serve's default: ongoing requests, equal split",
+    OURS: "**ours: planner, `latency` routing**",
+}
+DAYS = tuple(name for name in SCENARIOS if name != "fifty-pools")
+EQUAL = "equal-tuned"
+DRAWN = ("threshold-tuned", EQUAL, OURS)
+
+
+def spread(values: Sequence[float], digits: int, factor: float = 1.0) -> str:
+    """Mean, and half the range where seeds differ."""
+    half = (max(values) - min(values)) / 2 * factor
+    mean = f"{statistics.mean(values) * factor:,.{digits}f}"
+    return mean if half < 0.5 * 10**-digits else f"{mean} ± {half:,.{digits}f}"
+
+
+def lower_bound(report: Report, scale: float) -> float:
+    """US dollars that perfect foresight would pay for the same demand, all capacity there."""
+    scenario = SCENARIOS[report.scenario](scale)
+    pools = [
+        PoolView(
+            name=pool.name,
+            ready=0,
+            target=0,
+            capacity=pool.speed.profile(scenario.default, scenario.slo_s).images_per_minute
+            / 60
+            * scenario.default.row_steps,
+            price=pool.price_per_hour,
+            max_replicas=pool.max_replicas,
+            per_node=pool.per_node,
+        )
+        for pool in scenario.pools
+    ]
+    return oracle_cost(pools, [sample.row_steps_per_s for sample in report.samples])
+
+
+def section(name: str, reports: Sequence[Report], scale: float) -> list[str]:
+    """The table of one scenario."""
+    bound = statistics.mean(
+        lower_bound(report, scale) for report in reports if report.scaler == OURS
+    )
+    scenario = SCENARIOS[name](scale)
+    lines = [
+        f"## {name}: {scenario.about}",
+        "",
+        "| scaler | $ per 1,000 | cost ÷ equal split | cost ÷ bound | in time % | errors |"
+        " p95 s | p99 s | replica changes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    by_scaler = {key: [r for r in reports if r.scaler == key] for key in SCALERS}
+    equal = statistics.mean(report.dollars for report in by_scaler[EQUAL])
+    for key, runs in by_scaler.items():
+        dollars = statistics.mean(report.dollars for report in runs)
+        lines.append(
+            f"| {NAMES[key]} | {spread([r.dollars_per_1000 or 0 for r in runs], 3)} |"
+            f" {dollars / equal:.2f} | {dollars / bound:.2f} |"
+            f" {spread([r.attainment for r in runs], 2, 100)} |"
+            f" {spread([r.errors for r in runs], 0)} | {spread([r.p95_s or 0 for r in runs], 2)} |"
+            f" {spread([r.p99_s or 0 for r in runs], 2)} |"
+            f" {spread([sum(r.changes.values()) for r in runs], 0)} |"
+        )
+    return [*lines, "", f"![{name}](autoscaling/{name}.png)", ""]
+
+
+def planner_ms(pools: int = 10, decisions: int = 1000) -> tuple[float, float, float]:
+    """Milliseconds of one decision: median, p95, and median of those that had to solve anew."""
+    fleet = [
+        PoolView(
+            name=f"p{index}",
+            ready=5,
+            target=5,
+            capacity=20.0 + 3 * index,
+            price=0.7 + 0.13 * index,
+            max_replicas=60,
+        )
+        for index in range(pools)
+    ]
+    last, took, solving = Plan(), [], []
+    for number in range(decisions):
+        rate = 30 + 20 * math.sin(number / 60)
+        demand = Demand(row_steps_per_s=rate * 20, pictures_per_s=rate, p95_s=1.0)
+        solved = solver.cache_info().misses
+        began = time.perf_counter()
+        last = plan(5.0 * number, fleet, demand, PlannerOptions(), last)
+        took.append((time.perf_counter() - began) * 1000)
+        if solver.cache_info().misses > solved:
+            solving.append(took[-1])
+        fleet = [
+            replace(pool, ready=last.targets[pool.name], target=last.targets[pool.name])
+            for pool in fleet
+        ]
+    took.sort()
+    return took[len(took) // 2], took[int(0.95 * len(took))], statistics.median(solving)
+
+
+def run(
+    names: Sequence[str], seeds: Sequence[int], scale: float, bar: Callable[[str], None]
+) -> dict[str, list[Report]]:
+    """All reports by scenario."""
+    found: dict[str, list[Report]] = {}
+    for name in names:
+        for key in SCALERS:
+            for seed in seeds:
+                bar(f"{name}, {key}, seed {seed}")
+                found.setdefault(name, []).append(run_one(name, key, seed, scale=scale))
+    return found
+
+
+def main() -> None:
+    """Parse the command line, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenario", nargs="+", choices=DAYS, default=list(DAYS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="times the traffic")
+    parser.add_argument("--planner", action="store_true", help="only time the planner")
+    parser.add_argument("--out", type=Path, help="Markdown file; pictures go beside it")
+    args = parser.parse_args()
+    median, p95, solved = planner_ms()
+    planner = (
+        f"One decision of the planner for 10 pools, demand on the move: median {median:.1f} ms, p95"
+        f" {p95:.1f} ms; of those that solve the integer program: median {solved:.1f} ms."
+    )
+    if args.planner:
+        print(planner)
+        return
+    with Progress() as progress:
+        task = progress.add_task("", total=len(args.scenario) * len(SCALERS) * args.seeds)
+
+        def bar(title: str) -> None:
+            progress.update(task, description=title, advance=1)
+
+        reports = run(args.scenario, range(args.seeds), args.scale, bar)
+    assert CHOICES.keys() >= set(SCALERS)
+    lines = [
+        "# Autoscaling benchmark (simulated)",
+        "",
+        "`python -m benchmarks.autoscaling`",
+        "",
+        f"{date.today():%Y-%m-%d}, simulated with production's router and planner on one core of"
+        f" {cpu_name()}; mean of {args.seeds} seeds ± half their range. Objective 2 s.",
+        planner,
+        "",
+    ]
+    for name, runs in reports.items():
+        lines += section(name, runs, args.scale)
+        if args.out is not None:
+            folder = args.out.parent / "autoscaling"
+            folder.mkdir(parents=True, exist_ok=True)
+            plot([r for r in runs if r.seed == 0 and r.scaler in DRAWN], folder / f"{name}.png")
+    text = "\n".join(lines)
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
