@@ -108,6 +108,26 @@ def test_less_demand_never_costs_more(pools: list[PoolView], one: float, other: 
     assert cost_of(pools, cheapest(pools, less)) <= cost_of(pools, cheapest(pools, more)) + 1e-6
 
 
+def test_many_alike_pools_are_solved_as_one_kind() -> None:
+    """Their symmetry once kept the solver busy for minutes."""
+    kinds = [(29.85, 0.7582), (39.2, 1.3438), (29.4, 1.006), (20.8, 0.8048), (21.7, 1.006)]
+    pools = [
+        view(f"p{lot}{kind}", capacity=capacity, price=price, max_replicas=40)
+        for lot in range(10)
+        for kind, (capacity, price) in enumerate(kinds)
+    ]
+    whole = [
+        view(f"p{kind}", capacity=capacity, price=price, max_replicas=400)
+        for kind, (capacity, price) in enumerate(kinds)
+    ]
+    for need in (2_200.0, 20_000.0):
+        found = cheapest(pools, need)
+        assert cost_of(pools, found) == pytest.approx(cost_of(whole, cheapest(whole, need)))
+        assert all(0 <= count <= 40 for count in found.values())
+        least = cheapest(pools, need, low={"p34": 7})
+        assert least["p34"] == 7
+
+
 def steady(now: float, rate: float, *, every: float = 5.0, length: float = 600.0) -> list[Sample]:
     return [Sample(now - s, rate * 20, rate) for s in range(int(length), -1, -int(every))]
 
