@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 asked.out.mkdir(parents=True, exist_ok=True)
                 report.save(asked.out / f"{report.scenario}.{report.scaler}.{report.seed}.json")
     console.print(table(reports))
+    requests, wall_s = sum(r.requests for r in reports), sum(r.wall_s for r in reports)
+    console.print(f"{requests:,} requests in {wall_s:.0f} s")
     if asked.out is not None:
         for scenario, group in groupby(reports, lambda report: report.scenario):
             first_seed = [report for report in group if report.seed == asked.seed[0]]
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def table(reports: Sequence[Report]) -> Table:
     """One line per run."""
-    made = Table(title="Simulated runs")
+    made = Table(title="Simulated runs", box=None, padding=(0, 1, 0, 0))
     made.add_column("scenario / scaler / seed")
     for name in (
         "requests",
@@ -84,16 +86,12 @@ def table(reports: Sequence[Report]) -> Table:
         "p50 s",
         "p95 s",
         "p99 s",
-        "US $",
-        "$ / 1,000",
+        "$",
+        "$/1,000",
         "changes",
-        "wall s",
-        "requests / s",
     ):
-        made.add_column(name, justify="right")
-    made.add_column("shares")
+        made.add_column(name, justify="right", no_wrap=True)
     for report in reports:
-        shares = " ".join(f"{name} {share:.0%}" for name, share in report.shares.items())
         made.add_row(
             report.title,
             f"{report.requests:,}",
@@ -102,12 +100,9 @@ def table(reports: Sequence[Report]) -> Table:
             _number(report.p50_s, 2),
             _number(report.p95_s, 2),
             _number(report.p99_s, 2),
-            f"{report.dollars:,.2f}",
+            f"{report.dollars:,.0f}",
             _number(report.dollars_per_1000, 3),
             f"{sum(report.changes.values()):,}",
-            f"{report.wall_s:.1f}",
-            f"{report.requests / max(report.wall_s, 1e-9):,.0f}",
-            shares if len(report.shares) <= 6 else f"{len(report.shares)} pools",
         )
     return made
 
