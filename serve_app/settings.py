@@ -180,7 +180,7 @@ class ElasticSettings(Strict):
         replicas_per_node: replicas that share a node, which is paid for as a whole.
     """
 
-    provisioning_s: float = Field(default=300, gt=0, le=86_400, allow_inf_nan=False)
+    provisioning_s: float = Field(default=180, gt=0, le=86_400, allow_inf_nan=False)
     start_s: float = Field(default=60, ge=0, le=86_400, allow_inf_nan=False)
     replicas_per_node: int = Field(default=1, ge=1, le=64)
 

@@ -81,10 +81,14 @@ def _planner(scenario: Scenario) -> Scaler:
     return PlannerScaler(PlannerOptions(slo_s=scenario.slo_s))
 
 
+def _misled(scenario: Scenario) -> Scaler:
+    return PlannerScaler(PlannerOptions(slo_s=scenario.slo_s), promise=1.25)
+
+
 # ``threshold`` is the sample's rule to the letter. The next two are the same machinery at its best:
 # counting what is asked for, and with thresholds that are 70 % of what a replica can do; then once
 # more with equal shares. ``ongoing`` is Ray Serve's default: every deployment by itself, equal
-# shares. ``planner`` is ours.
+# shares. ``planner`` is ours, ``planner-misled`` the same with profiles a quarter too good.
 CHOICES: dict[str, Choice] = {
     "threshold": Choice(make=_threshold),
     "threshold-offered": Choice(make=_threshold_offered),
@@ -93,4 +97,5 @@ CHOICES: dict[str, Choice] = {
     "ongoing": Choice(make=_ongoing, policy="capacity"),
     "fixed": Choice(make=_fixed),
     "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300),
+    "planner-misled": Choice(make=_misled, policy="latency", min_replicas=0, hold_s=300),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from loadtest.simulator.scalers import Observation
 from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
@@ -14,11 +15,15 @@ class PlannerScaler:
     Args:
         options: of the planner.
         period_s: seconds between decisions.
+        promise: how many times what replicas really do the planner is told they do.
     """
 
-    def __init__(self, options: PlannerOptions, period_s: float = 5.0) -> None:
+    def __init__(
+        self, options: PlannerOptions, period_s: float = 5.0, promise: float = 1.0
+    ) -> None:
         self._options = options
         self._period_s = period_s
+        self._promise = promise
         self._last = Plan()
 
     @property
@@ -28,5 +33,6 @@ class PlannerScaler:
 
     def decide(self, now_s: float, view: Observation) -> Mapping[str, int]:
         """See ``Scaler``."""
-        self._last = plan(now_s, view.pools, view.demand, self._options, self._last)
+        pools = [replace(pool, capacity=pool.capacity * self._promise) for pool in view.pools]
+        self._last = plan(now_s, pools, view.demand, self._options, self._last)
         return self._last.targets

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-# A report this old is of an ingress replica that is gone.
+# An ingress replica whose report has not changed for so long is gone.
 STALE_S = 15.0
 
 
@@ -24,6 +24,8 @@ class Board:
 
     def __init__(self, app_name: str) -> None:
         self._reports = f"imagine-demand:{app_name}:"
+        # Report -> when this process first saw it: clocks of nodes may differ.
+        self._seen: dict[bytes, tuple[bytes, float]] = {}
         self._decision = f"imagine-decision:{app_name}".encode()
 
     def report(self, who: str, report: Mapping[str, Any]) -> None:
@@ -38,14 +40,16 @@ class Board:
             _internal_kv_list,
         )
 
-        found = []
+        found, seen, now = [], self._seen, time.monotonic()
         for key in _internal_kv_list(self._reports.encode()):
-            raw = _internal_kv_get(key)
-            report = None if raw is None else json.loads(raw)
-            if report is not None and time.time() - report["at"] <= STALE_S:
-                found.append(report)
+            raw = _internal_kv_get(key) or b""
+            if key not in seen or seen[key][0] != raw:
+                seen[key] = (raw, now)
+            if raw and now - seen[key][1] <= STALE_S:
+                found.append(json.loads(raw))
             else:
                 _internal_kv_del(key)
+                del seen[key]
         return found
 
     def decide(self, decision: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def cheapest(
     columns = []
     for pool in pools:
         lowest = math.ceil(low.get(pool.name, pool.min_replicas) / pool.per_node)
-        highest = math.ceil(high.get(pool.name, pool.max_replicas) / pool.per_node)
+        highest = high.get(pool.name, pool.max_replicas) // pool.per_node
         step = pool.per_node
         columns.append((pool.price * step, pool.capacity * step, lowest, max(lowest, highest)))
     grain = _GRAIN * min((capacity for _, capacity, _, _ in columns if capacity > 0), default=1.0)

@@ -15,6 +15,8 @@ from serve_app.autoscaling.views import Demand, PoolView
 # Of a pool of which nothing is known yet: of some price, and as fast as the slowest known.
 _SOME_PRICE = 1.0
 _NONE = (0, 0, 0)
+# Of decisions of an earlier controller, in seconds.
+_STALE_S = 600.0
 
 
 class PolicyBoard(Protocol):
@@ -84,10 +86,11 @@ class Decider:
         decision: dict[str, Any] = {"at": now, "faults": faults, "pools": told}
         if elastic and elastic.keys() <= replicas.keys():
             if self._before is None:
-                self._before = restored(self._board.decision(), elastic)
+                self._before = restored(self._board.decision(), elastic, replicas, now)
             reports = self._board.reports()
             if reports:
                 self._plan(now, seen, targets, replicas, reports, decision)
+            self._tell(self._before, targets, decision)
         for name, numbers in stats.items():
             if name in told and numbers:
                 told[name]["replicas"] = dict(numbers)
@@ -108,10 +111,21 @@ class Decider:
         # Our own targets, not Serve's, which follow a little later.
         wanted = {name: replicas.get(name, _NONE)[1] for name in self._needs}
         wanted |= before.targets | targets
-        missing = unplaced(self._needs, wanted, seen)
+        missing = unplaced(
+            self._needs, wanted, seen, {name: counts[0] for name, counts in replicas.items()}
+        )
         facts = known(reports, self._needs)
+        pinned = {name for report in reports for name in report["pinned"]}
         views = [
-            _view(name, need, replicas.get(name, _NONE), wanted[name], missing[name], facts[name])
+            _view(
+                name,
+                need,
+                replicas.get(name, _NONE),
+                wanted[name],
+                missing[name],
+                facts[name],
+                pinned=name in pinned,
+            )
             for name, need in self._needs.items()
             if need.framework in seen.frameworks
         ]
@@ -119,7 +133,10 @@ class Decider:
         made = plan(now, views, demand_of(reports), options, before)
         self._before = made
         decision["required_row_steps_per_s"] = made.required
-        for name, pool in made.pools.items():
+
+    def _tell(self, plan: Plan, targets: dict[str, int], decision: dict[str, Any]) -> None:
+        """Say what ``plan`` has for elastic pools, also while no ingress says anything."""
+        for name, pool in plan.pools.items():
             if self._needs[name].elastic is not None:
                 targets[name] = pool.target
                 decision["pools"][name] = {
@@ -137,6 +154,8 @@ def _view(
     target: int,
     missing: int,
     facts: tuple[float, float],
+    *,
+    pinned: bool,
 ) -> PoolView:
     ready, _, most = replicas
     capacity, price = facts
@@ -151,8 +170,9 @@ def _view(
             min_replicas=target,
             max_replicas=target,
             provisioning_s=0.0,
-            start_s=0.0,
         )
+    # A request pinned to a pool at zero waits for its first replica, whatever that costs.
+    least = max(need.min_replicas, elastic.replicas_per_node if pinned else 0)
     return PoolView(
         name=name,
         ready=ready,
@@ -160,7 +180,7 @@ def _view(
         unplaced=missing,
         capacity=capacity,
         price=price,
-        min_replicas=min(need.min_replicas, most),
+        min_replicas=min(least, most),
         max_replicas=min(need.max_replicas, most),
         per_node=elastic.replicas_per_node,
         provisioning_s=elastic.provisioning_s,
@@ -202,18 +222,29 @@ def known(
     return {name: (capacities.get(name, some), prices.get(name, _SOME_PRICE)) for name in needs}
 
 
-def restored(decision: Mapping[str, Any] | None, pools: Mapping[str, PoolNeed]) -> Plan:
-    """What an earlier controller remembered of supply and changes; the rest is soon seen again."""
-    told = (decision or {}).get("pools", {})
-    return Plan(
-        pools={
-            name: PoolPlan(
-                target=told[name]["target"],
-                reason=told[name]["reason"],
-                changed_at=told[name]["changed_at"] or float("-inf"),
-                supply=Supply(**told[name]["supply"]),
-            )
-            for name in pools
-            if "supply" in told.get(name, {})
-        }
-    )
+def restored(
+    decision: Mapping[str, Any] | None,
+    pools: Mapping[str, PoolNeed],
+    replicas: Mapping[str, tuple[int, int, int]],
+    now: float,
+) -> Plan:
+    """What an earlier controller knew of supply; targets are Serve's, the rest is soon seen again.
+
+    A decision that is old, or of a version with other words, is of no use.
+    """
+    if decision is None or now - decision["at"] > _STALE_S:
+        return Plan()
+    found = {}
+    for name in pools:
+        told = decision["pools"].get(name, {})
+        try:
+            supply = Supply(**told["supply"])
+        except (KeyError, TypeError):
+            continue
+        found[name] = PoolPlan(
+            target=replicas[name][1],
+            reason=told.get("reason", "as before"),
+            changed_at=told.get("changed_at") or float("-inf"),
+            supply=supply,
+        )
+    return Plan(pools=found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
 
 from serve_app.routing.work import Work
 
@@ -23,7 +23,7 @@ class DemandMeter:
         # (second, row-steps, pictures), one entry a second at most.
         self._arrived: deque[tuple[int, float, int]] = deque()
         self._answered: deque[tuple[float, float]] = deque(maxlen=_MOST)
-        self._held: float = 0.0
+        self._held: Counter[str | None] = Counter()
 
     def arrived(self, work: Work, now: float) -> None:
         """A valid request came in."""
@@ -40,10 +40,10 @@ class DemandMeter:
         with self._lock:
             self._answered.append((now, took_s))
 
-    def held(self, row_steps: float) -> None:
-        """So much more work (less, when negative) waits for any pool to come up."""
+    def held(self, row_steps: float, pin: str | None) -> None:
+        """So much more work (less, when negative) waits for a pool to come up: any, or ``pin``."""
         with self._lock:
-            self._held += row_steps
+            self._held[pin] += row_steps  # type: ignore[assignment]
 
     def rates(self, now: float) -> tuple[float, float]:
         """Row-steps and pictures a second that arrived within ``WINDOW_S``."""
@@ -65,4 +65,11 @@ class DemandMeter:
     @property
     def held_row_steps(self) -> float:
         """Work that waits for any pool to come up."""
-        return max(0.0, self._held)
+        with self._lock:
+            return max(0.0, self._held[None])
+
+    @property
+    def held_pins(self) -> list[str]:
+        """Pools that requests pinned to them wait for."""
+        with self._lock:
+            return [pin for pin, row_steps in self._held.items() if pin and row_steps > 0]

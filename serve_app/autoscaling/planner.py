@@ -12,6 +12,10 @@ from serve_app.autoscaling.views import Demand, PoolView
 
 _BOOST_UP, _BOOST_DOWN, _MOST_BOOST = 1.1, 0.95, 2.0
 _BOOST_PERIOD_S = 30.0
+# A level that was too low is not tried again for so long, twice as long each time it was again:
+# else the fleet would shrink into the same trouble after every stabilisation window.
+_BOOST_FLOOR_S, _MOST_FLOOR_S = 3600.0, 86_400.0
+_BOOST_DOWN_PERIOD_S = 600.0
 # Latencies are of the last minute: those of before help came must have left it.
 _SETTLE_S = 90.0
 _TINY = 1e-9
@@ -74,6 +78,7 @@ class Plan:
         last_demand_at: when anything was last wanted.
         unmet_at: when replicas were last missing.
         boost, boosted_at: correction of the requirement by what latencies say.
+        floor, floor_until, relapses: least boost, until when, and how often it was tried in vain.
     """
 
     pools: Mapping[str, PoolPlan] = field(default_factory=dict)
@@ -85,6 +90,9 @@ class Plan:
     unmet_at: float = float("-inf")
     boost: float = 1.0
     boosted_at: float = float("-inf")
+    floor: float = 1.0
+    floor_until: float = float("-inf")
+    relapses: int = 0
 
     @property
     def targets(self) -> dict[str, int]:
@@ -144,17 +152,14 @@ def _remember(
         safety=options.safety,
         drain_s=options.drain_s,
     )
-    unmet_at = now if any(pool.ready < pool.target for pool in pools) else before.unmet_at
-    boost, boosted_at = _boost(now, unmet_at, demand, options, before)
-    need *= boost
+    boosted = _boosted(now, pools, demand, options, before)
+    need *= boosted.boost
     wanted = demand.row_steps_per_s > 0 or demand.backlog > 0
     window = (*(r for r in before.requirements if r[0] > now - options.shrink_after_s), (now, need))
-    # Whether a pool out of stock would be used is all that is asked of the ideal fleet.
-    short = any(pool.supply.state == "short" for pool in before.pools.values())
-    ideal = cheapest(pools, need) if short else {}
-    return Plan(
+    return replace(
+        boosted,
         pools={
-            pool.name: _known(now, pool, before, wanted=ideal.get(pool.name, 0) > _placed(pool))
+            pool.name: _known(now, pool, before, wanted=_wanted(pool, pools, need, before))
             for pool in pools
         },
         required=need,
@@ -162,14 +167,20 @@ def _remember(
         requirements=window,
         began=now if before.began is None else before.began,
         last_demand_at=now if wanted else before.last_demand_at,
-        unmet_at=unmet_at,
-        boost=boost,
-        boosted_at=boosted_at,
     )
 
 
-def _placed(pool: PoolView) -> int:
-    return pool.target - pool.unplaced
+def _wanted(pool: PoolView, pools: Sequence[PoolView], need: float, before: Plan) -> bool:
+    """Whether more of a pool out of stock would be used if only it could be had."""
+    supplies = {name: old.supply for name, old in before.pools.items()}
+    if pool.name not in supplies or supplies[pool.name].state != "short":
+        return True
+    high = {
+        one.name: supplies[one.name].most(one)
+        for one in pools
+        if one.name != pool.name and one.name in supplies
+    }
+    return cheapest(pools, need, high=high)[pool.name] > pool.target - pool.unplaced
 
 
 def _known(now: float, pool: PoolView, before: Plan, *, wanted: bool) -> PoolPlan:
@@ -177,20 +188,40 @@ def _known(now: float, pool: PoolView, before: Plan, *, wanted: bool) -> PoolPla
     return replace(old, supply=old.supply.seen(pool, now, wanted=wanted))
 
 
-def _boost(
-    now: float, unmet_at: float, demand: Demand, options: PlannerOptions, before: Plan
-) -> tuple[float, float]:
-    """Require more while latencies miss the objective although all that was asked for is there.
+def _boosted(
+    now: float, pools: Sequence[PoolView], demand: Demand, options: PlannerOptions, before: Plan
+) -> Plan:
+    """``before`` with the correction that latencies call for.
 
-    Up by a tenth at a time, down by a twentieth, so that it settles rather than swings.
+    More while they miss the objective and work waits, although all that was asked for is there:
+    then replicas do less than was thought. Where nothing waits more replicas would not help.
     """
-    if now - before.boosted_at < _BOOST_PERIOD_S:
-        return before.boost, before.boosted_at
-    if demand.p95_s is None or demand.p95_s <= options.slo_s:
-        return max(1.0, before.boost * _BOOST_DOWN), now
-    if now - unmet_at < _SETTLE_S:
-        return before.boost, before.boosted_at
-    return min(_MOST_BOOST, before.boost * _BOOST_UP), now
+    missing = any(
+        pool.ready < pool.target
+        for pool in pools
+        if pool.name not in before.pools or before.pools[pool.name].supply.state == "open"
+    )
+    here = replace(before, unmet_at=now if missing else before.unmet_at)
+    since = now - before.boosted_at
+    if not (demand.p95_s is not None and demand.p95_s > options.slo_s and demand.backlog > 0):
+        if before.boost == 1.0 or now < before.floor_until or since < _BOOST_DOWN_PERIOD_S:
+            return here
+        boost = max(1.0, before.boost * _BOOST_DOWN)
+        relapses = before.relapses if boost > 1.0 else 0
+        return replace(here, boost=boost, boosted_at=now, relapses=relapses)
+    if since < _BOOST_PERIOD_S or now - here.unmet_at < _SETTLE_S:
+        return here
+    boost = min(_MOST_BOOST, before.boost * _BOOST_UP)
+    relapses = before.relapses + (before.boost < before.floor)
+    held_s = min(_MOST_FLOOR_S, _BOOST_FLOOR_S * 2**relapses)
+    return replace(
+        here,
+        boost=boost,
+        boosted_at=now,
+        floor=boost,
+        floor_until=now + held_s,
+        relapses=relapses,
+    )
 
 
 def _grown(
@@ -201,10 +232,11 @@ def _grown(
     high: Mapping[str, int],
 ) -> dict[str, int]:
     """``present`` and the cheapest addition to it. What is not counted on is still asked for."""
-    idle = {name: present[name] - counted[name] for name in present}
-    most = {name: high[name] - idle[name] for name in high}
-    found = cheapest(pools, need, low=counted, high=most)
-    return {name: max(present[name], min(high[name], found[name] + idle[name])) for name in present}
+    room = {name: max(0, high[name] - present[name]) for name in present}
+    more = cheapest(
+        pools, need - capacity_of(pools, counted), low=dict.fromkeys(present, 0), high=room
+    )
+    return {name: present[name] + more[name] for name in present}
 
 
 def _shrunk(
@@ -262,7 +294,9 @@ def _told(
     for pool in pools:
         old, target = here.pools[pool.name], targets[pool.name]
         state = old.supply.state
-        if state == "short":
+        if old.supply.failing:
+            why = "its replicas have nodes but do not get ready; no more are added"
+        elif state == "short":
             why = "hardware not to be had; one node is asked for again in growing intervals"
         elif state == "probing":
             why = "asking for one node to see whether hardware is to be had"

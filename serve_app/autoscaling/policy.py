@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 2.0
 _MANY = 1_000_000
+_FORGOTTEN_S = 30.0
 
 
 class AutoscalingPolicy:
@@ -57,11 +59,13 @@ class AutoscalingPolicy:
         self._targets: dict[str, int] | None = None
         self._complained: set[str] = set()
         self._thread: threading.Thread | None = None
+        self._called_at = time.monotonic()
         self.faults = 0
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, Any]]:
         """Target counts by deployment id; a deployment left out keeps its count. Never raises."""
         try:
+            self._called_at = time.monotonic()
             self._hear(contexts)
             self._start()
             targets = self._targets
@@ -109,13 +113,14 @@ class AutoscalingPolicy:
 
     def _start(self) -> None:
         # Not in the constructor: the policy may be built in one process and run in another.
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="autoscaling", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
+        # Serve makes a new policy on every rebuild and merely drops the old one.
         pause = threading.Event()
-        while True:
+        while time.monotonic() - self._called_at < _FORGOTTEN_S:
             self.poll()
             pause.wait(self._poll_s)
 

@@ -79,20 +79,24 @@ def decide(pools: Mapping[str, PoolNeed], seen: Seen) -> dict[str, int]:
 
 
 def unplaced(
-    pools: Mapping[str, PoolNeed], targets: Mapping[str, int], seen: Seen
+    pools: Mapping[str, PoolNeed],
+    targets: Mapping[str, int],
+    seen: Seen,
+    ready: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Of each pool's ``targets``, how many replicas none of the nodes has room for.
 
-    The pools take turns, those with special needs first, so that none is blamed for another's
-    want.
+    Those that are ``ready`` have their place. For the others the pools take turns, those with
+    special needs first, so that none is blamed for another's want.
     """
     rooms = [dict(node) for node in seen.nodes]
     placed = dict.fromkeys(pools, 0)
-    for special in (True, False):
+    serving = {name: min(count, targets.get(name, 0)) for name, count in (ready or {}).items()}
+    for special, most in ((True, serving), (False, serving), (True, targets), (False, targets)):
         growing = [name for name, pool in pools.items() if pool.special is special]
         while growing:
             for name in list(growing):
-                done = placed[name] >= targets.get(name, 0)
+                done = placed[name] >= most.get(name, 0)
                 if done or not _place(pools[name].needs, rooms):
                     growing.remove(name)
                 else:

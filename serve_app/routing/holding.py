@@ -45,7 +45,7 @@ class Holding:
         if not (self._elastic if pin is None else pin in self._elastic) or self.hold_s == 0:
             return False
         self.waiting += 1
-        self._meter.held(work.row_steps)
+        self._meter.held(work.row_steps, pin)
         try:
             async with asyncio.timeout(min(self.hold_s, left_s())):
                 # Polled, as what it looks at is polled too.
@@ -55,5 +55,5 @@ class Holding:
             return False
         finally:
             self.waiting -= 1
-            self._meter.held(-work.row_steps)
+            self._meter.held(-work.row_steps, pin)
         return True

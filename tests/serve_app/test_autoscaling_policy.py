@@ -141,3 +141,23 @@ def test_module_needs_nothing_of_ours_at_import() -> None:
     names = [getattr(value, "__name__", "") for value in vars(module).values()]
     ours = [name for name in names if name.startswith("serve_app.")]
     assert ours == []
+
+
+def test_a_policy_that_serve_has_dropped_stops_deciding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.autoscaling.policy._FORGOTTEN_S", 0.1)
+    looks = []
+
+    def look() -> Seen:
+        looks.append(1)
+        return Seen([{"CPU": 1.0, "GPU": 1.0}], ALL)
+
+    policy = AutoscalingPolicy(RAW, board=FakeBoard(), look=look, poll_s=0.01)
+    gpu = _Id("gpu")
+    assert call_until(policy, {gpu: context(1, 1)}) == {gpu: 1}
+    time.sleep(0.4)
+    before = len(looks)
+    time.sleep(0.1)
+    assert len(looks) == before
+    policy({gpu: context(1, 1)})  # it is asked again after all
+    time.sleep(0.1)
+    assert len(looks) > before

@@ -54,6 +54,7 @@ def report(rate: float = 4.0, **changes: Any) -> dict[str, Any]:
         "row_steps_per_s": rate * 20,
         "pictures_per_s": rate,
         "backlog": 0.0,
+        "pinned": [],
         "p95_s": 1.0,
         "slo_s": 2.0,
         "default_row_steps": 20.0,
@@ -176,7 +177,42 @@ def test_a_new_controller_remembers_supply_and_changes() -> None:
     assert told["inf2"]["supply"]["state"] == "short"
     assert targets["inf2"] == 0
     assert told["g5"]["changed_at"] is not None
-    assert restored(None, pool_needs(RAW)).pools == {}
+    again = Decider(pool_needs(RAW), {}, lambda: Seen(nodes, ALL), board, clock)
+    clock.now += 3600  # too old to be of use
+    assert again.decide(counts(g5=5), {})[1]["inf2"]["supply"]["state"] == "open"
+
+
+def test_a_decision_of_another_version_is_ignored() -> None:
+    told = {"inf2": {"target": 40, "supply": {"mood": "bad"}}, "g5": {"target": 3}}
+    decision = {"at": 5.0, "pools": told}
+    assert restored(decision, pool_needs(RAW), counts(), 6.0).pools == {}
+    assert restored(None, pool_needs(RAW), counts(), 6.0).pools == {}
+
+
+def test_while_no_ingress_speaks_the_last_plan_is_told() -> None:
+    board = FakeBoard(report())
+    made = decider(board)
+    made.decide(counts(), {})
+    board.words = []
+    targets, told = made.decide(counts(inf2=5), {})
+    assert targets == {"inf2": 5, "g5": 0, "own": 0}
+    assert told["inf2"]["supply"]["state"] == "open"
+
+
+def test_a_request_pinned_to_a_pool_at_zero_gets_its_first_replica() -> None:
+    targets, _ = decider(FakeBoard(report(0.0, pinned=["g5"]))).decide(counts(), {})
+    assert targets == {"inf2": 0, "g5": 1, "own": 0}
+
+
+def test_own_replicas_that_never_get_ready_are_not_counted_for_ever() -> None:
+    board, clock = FakeBoard(report()), Clock()
+    seen = Seen([*NODES, {"own_card": 2.0}], ALL)
+    made = Decider(pool_needs(RAW), {}, lambda: seen, board, clock)
+    assert made.decide(counts() | {"own": (0, 2, 8)}, {})[0]["inf2"] == 4
+    for _ in range(200):
+        clock.now += 2
+        targets, _ = made.decide(counts(inf2=4) | {"own": (0, 2, 8)}, {})
+    assert targets["inf2"] == 5
 
 
 def test_what_replicas_recorded_is_passed_on() -> None:
@@ -239,11 +275,13 @@ def pool(name: str, *, ready: int = 1, rows: float = 0.0, elastic: bool = True) 
 
 def test_a_report_tells_queue_capacity_and_price() -> None:
     meter = DemandMeter()
-    meter.held(40.0)
+    meter.held(40.0, None)
+    meter.held(7.0, "a")
     pools = [pool("a", rows=10.0), pool("b", rows=3.0, elastic=False)]
     found = demand_report(meter, pools, DEFAULT, slo_s=2.0, peers=1, now=0.0)
     # Ten rows where four fit: six tenths of the 50 row-steps wait; and what is held.
     assert found["backlog"] == pytest.approx(30.0 + 40.0)
+    assert found["pinned"] == ["a"]
     assert found["pools"]["a"] == {"capacity": 30.0, "price": 1.5}
     assert found["pools"]["b"]["capacity"] is None
     # The load in a snapshot is that of both; each tells its half.
@@ -317,7 +355,8 @@ def test_holding(
         task = asyncio.create_task(holding.wait(Work(2, 10), pin, lambda: left_s))
         await asyncio.sleep(0.05)
         if most_s > 0:
-            assert (holding.waiting, meter.held_row_steps) == (1, 20.0)
+            assert (holding.waiting, meter.held_row_steps) == (1, 0.0 if pin else 20.0)
+            assert meter.held_pins == ([pin] if pin else [])
         assert await task is expected
         assert loop.time() <= most_s + 0.06
         assert (holding.waiting, meter.held_row_steps) == (0, 0.0)
@@ -353,10 +392,11 @@ def test_the_board_keeps_word_by_application_and_takes_stale_reports_down(
     store: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("serve_app.autoscaling.board.time.time", lambda: now[0])
+    monkeypatch.setattr("serve_app.autoscaling.board.time.monotonic", lambda: now[0])
     board, other = Board("one"), Board("two")
     assert (board.reports(), board.decision()) == ([], None)
     board.report("a", {"rate": 1})
+    assert len(board.reports()) == 1
     now[0] += 10
     board.report("b", {"rate": 2})
     assert [report["rate"] for report in board.reports()] == [1, 2]

@@ -74,6 +74,7 @@ small_pools = st.lists(
         capacity=st.sampled_from([0.0, 7.0, 20.8, 29.4, 39.2, 100.0]),
         min_replicas=st.just(0),
         max_replicas=st.integers(0, 5),
+        per_node=st.sampled_from([1, 1, 2, 3]),
     ),
     min_size=1,
     max_size=4,
@@ -84,7 +85,7 @@ small_pools = st.lists(
 @given(small_pools, st.floats(0, 300))
 def test_cheapest_is_exact(pools: list[PoolView], need: float) -> None:
     found = cheapest(pools, need)
-    ranges = [range(pool.max_replicas + 1) for pool in pools]
+    ranges = [range(0, pool.max_replicas + 1, pool.per_node) for pool in pools]
     fleets = [
         dict(zip((p.name for p in pools), counts, strict=True))
         for counts in itertools.product(*ranges)
@@ -93,12 +94,12 @@ def test_cheapest_is_exact(pools: list[PoolView], need: float) -> None:
     if enough:
         assert capacity_of(pools, found) >= need - 1e-6
         # The requirement is rounded up by at most a twentieth of the smallest replica.
-        grain = 0.05 * min((p.capacity for p in pools if p.capacity > 0), default=0)
+        grain = 0.05 * min((p.capacity * p.per_node for p in pools if p.capacity > 0), default=0)
         bound = [f for f in fleets if capacity_of(pools, f) >= need + grain] or enough
         assert cost_of(pools, found) <= min(cost_of(pools, f) for f in bound) + 1e-6
     else:
         useful = [pool for pool in pools if pool.capacity > 0]
-        assert all(found[pool.name] == pool.max_replicas for pool in useful)
+        assert all(found[p.name] == p.max_replicas // p.per_node * p.per_node for p in useful)
 
 
 @settings(max_examples=100, deadline=None)
@@ -264,6 +265,8 @@ class Toy:
     last: Plan = field(default_factory=Plan)
     changes: list[tuple[float, str, int, int]] = field(default_factory=list)
     short_s: float = 0.0
+    truth: float = 1.0  # real capacity as part of what the planner is told
+    missed: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
@@ -296,7 +299,16 @@ class Toy:
                 self._arrived.popleft()
             pictures = sum(count for _, count in self._arrived) / 30
             fleet = self.fleet()
-            demand = Demand(row_steps_per_s=pictures * 20, pictures_per_s=pictures, p95_s=1.0)
+            real = self.truth * capacity_of(fleet, {pool.name: pool.ready for pool in fleet})
+            late = self.truth < 1 and real < mean / 5 * 20 * 1.05
+            if late:
+                self.missed.append(self.now)
+            demand = Demand(
+                row_steps_per_s=pictures * 20,
+                pictures_per_s=pictures,
+                p95_s=5.0 if late else 1.0,
+                backlog=20.0 if late else 0.0,
+            )
             self.last = plan(self.now, fleet, demand, self.options, self.last)
             for name, target in self.last.targets.items():
                 asked = self._asked[name]
@@ -386,15 +398,32 @@ def test_lost_hardware_moves_to_the_next_cheapest_and_comes_back() -> None:
 def test_a_slow_start_is_waited_for() -> None:
     fleet = [view("cheap", target=6, ready=0, unplaced=0), replace(DEAR)]
     demand, last = Demand(row_steps_per_s=60, pictures_per_s=3), Plan()
-    for now in range(0, 2000, 5):
+    for now in range(0, 205, 5):  # three times 50 s and a minute
         last = plan(float(now), fleet, demand, OPTIONS, last)
     assert last.pools["cheap"].supply.state == "open"
     assert last.targets == {"cheap": 6, "dear": 0}
 
 
+def test_replicas_that_never_get_ready_are_not_waited_for_for_ever() -> None:
+    fleet = [view("cheap", target=6, ready=0, unplaced=0), replace(DEAR)]
+    demand, last = Demand(row_steps_per_s=60, pictures_per_s=3, backlog=600), Plan()
+    for now in range(0, 250, 5):
+        last = plan(float(now), fleet, demand, OPTIONS, last)
+        fleet = [replace(pool, target=last.targets[pool.name]) for pool in fleet]
+    assert "do not get ready" in last.pools["cheap"].reason
+    cheap = last.targets["cheap"]
+    assert last.targets["dear"] >= 3
+    for now in range(250, 500, 5):
+        last = plan(float(now), fleet, demand, OPTIONS, last)
+        fleet = [replace(pool, target=last.targets[pool.name]) for pool in fleet]
+    assert last.targets["cheap"] == cheap  # no more of what does not work
+    fleet = [replace(fleet[0], ready=1), fleet[1]]  # it works after all
+    assert not plan(500.0, fleet, demand, OPTIONS, last).pools["cheap"].supply.failing
+
+
 def test_latencies_over_the_objective_raise_the_requirement_once_help_is_there() -> None:
     fleet = [view(target=5, ready=5)]
-    slow = Demand(row_steps_per_s=60, pictures_per_s=3, p95_s=5.0)
+    slow = Demand(row_steps_per_s=60, pictures_per_s=3, p95_s=5.0, backlog=1e-9)
     calm = plan(0.0, fleet, replace(slow, p95_s=1.0), OPTIONS, Plan())
     boosted = plan(0.0, fleet, slow, OPTIONS, Plan())
     assert boosted.required == pytest.approx(1.1 * calm.required)
@@ -407,9 +436,61 @@ def test_latencies_over_the_objective_raise_the_requirement_once_help_is_there()
     for now in range(5, 3000, 5):
         last = plan(float(now), fleet, slow, OPTIONS, last)
     assert last.boost == 2.0
-    for now in range(3000, 6000, 5):
+    for now in range(3000, 6000, 5):  # not to be tried again at once: it was too little before
+        last = plan(float(now), fleet, replace(slow, p95_s=1.0), OPTIONS, last)
+    assert last.boost == 2.0
+    for now in range(6000, 20_000, 60):
         last = plan(float(now), fleet, replace(slow, p95_s=1.0), OPTIONS, last)
     assert last.boost == 1.0
+
+
+def test_latencies_that_no_replica_would_mend_ask_for_none() -> None:
+    fleet = [view(target=6, ready=6)]
+    demand, last = Demand(row_steps_per_s=60, pictures_per_s=3, p95_s=5.0), Plan()
+    for now in range(0, 3000, 5):
+        last = plan(float(now), fleet, demand, OPTIONS, last)
+    assert last.boost == 1.0
+
+
+@pytest.mark.parametrize("truth", [0.85, 0.7, 0.6])
+def test_profiles_that_promise_too_much_are_learnt_without_swinging(truth: float) -> None:
+    toy = Toy([replace(CHEAP, max_replicas=300)], lambda now: 50.0, truth=truth).run(8 * 3600)
+    later = [change for change in toy.changes if change[0] > 1800]
+    assert len(later) <= 32  # a step down in ten minutes at most, and up again ever more rarely
+    missed_from_then = sum(at > 1800 for at in toy.missed)
+    assert missed_from_then * 5 < 0.04 * 8 * 3600
+
+
+def test_a_second_shortage_is_probed_though_the_cheapest_is_out_too() -> None:
+    def stock(name: str, now: float) -> int:
+        return 0 if name == "cheap" or (name == "mid" and now < 2000) else 1000
+
+    pools = [
+        view("cheap", price=1.0),
+        view("mid", price=1.5),
+        view("dear", price=4.0, max_replicas=2),
+    ]
+    toy = Toy(pools, lambda now: 5.0, stock=stock).run(6000)
+    assert toy.targets()["mid"] >= 7
+    assert toy.last.pools["mid"].supply.state == "open"
+    assert toy.last.pools["cheap"].supply.state != "open"
+
+
+def test_part_of_a_node_counts_for_what_it_is() -> None:
+    fleet = [
+        view("node", price=0.9, per_node=8, max_replicas=16, target=8, ready=3, unplaced=5),
+        view("dear", price=4.0, capacity=40.0),
+    ]
+    demand, last = Demand(row_steps_per_s=120, pictures_per_s=6, p95_s=1.0), Plan()
+    for now in range(0, 110, 5):
+        last = plan(float(now), fleet, demand, OPTIONS, last)
+    assert last.pools["node"].supply.state == "short"
+    assert last.targets["node"] == 3
+    assert 3 * 20 + last.targets["dear"] * 40 >= last.required
+
+
+def test_a_bound_within_a_node_is_not_stepped_over() -> None:
+    assert cheapest([replace(NODE, max_replicas=12), DEAR], 300) == {"node": 8, "dear": 4}
 
 
 def test_pools_are_swapped_only_when_the_successor_is_ready() -> None:
@@ -433,7 +514,8 @@ loads = st.lists(st.floats(0, 60), min_size=1, max_size=5)
 @settings(max_examples=30, deadline=None)
 @given(small_pools, loads, st.integers(0, 5))
 def test_targets_keep_the_bounds(pools: list[PoolView], rates: list[float], least: int) -> None:
-    pools = [replace(p, min_replicas=min(least, p.max_replicas)) for p in pools]
+    pools = [replace(p, min_replicas=least // 3 * p.per_node) for p in pools]
+    pools = [p for p in pools if p.min_replicas <= p.max_replicas]
     toy = Toy(pools, lambda now: rates[int(now // 600) % len(rates)])
     while toy.now < 600 * len(rates) + 600:
         toy.run(50)

@@ -131,3 +131,10 @@ def test_unplaced(
 def test_pools_that_share_hardware_share_its_want() -> None:
     pools = {"a": need(GPU=1), "b": need(GPU=1)}
     assert unplaced(pools, {"a": 3, "b": 1}, Seen([{"GPU": 2.0}], ALL)) == {"a": 2, "b": 0}
+
+
+def test_who_serves_keeps_its_place() -> None:
+    pools = {"a": need(GPU=1), "b": need(GPU=1)}
+    seen = Seen([{"GPU": 5.0}], ALL)
+    assert unplaced(pools, {"a": 5, "b": 5}, seen, {"a": 5, "b": 0}) == {"a": 0, "b": 5}
+    assert unplaced(pools, {"a": 3, "b": 5}, seen, {"a": 5, "b": 0}) == {"a": 0, "b": 3}
