@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
@@ -42,6 +42,8 @@ _RETRY_AFTER_S = 5
 _FAR, _FAR_S = 3.0, 1.0
 # More than the pools' rows are let through, so that a replica always has the next request at hand.
 _FULL = 1.5
+# Looks at the pools until a loss has surely been noticed.
+_SETTLE_LOOKS = 2
 _NO_WISHES = Wishes()
 
 DispatchCode = Literal[
@@ -314,6 +316,9 @@ class Dispatcher:
             if failed or not again:
                 raise failure
             failed[choice.pool.name] = failure
+            if not self._elsewhere(wishes.pin, failed):
+                # What failed is all there is, and may be gone though Serve has yet to say so.
+                await asyncio.sleep(min(limit.left_s(), _SETTLE_LOOKS * self._watch_s))
 
     async def _attempt(
         self, request: ImageRequest, work: Work, choice: Decision, limit: _Limit
@@ -402,6 +407,11 @@ class Dispatcher:
         except _LateError as error:
             self.journal.refused(error.code)
             raise
+
+    def _elsewhere(self, pin: str | None, failed: Collection[str]) -> bool:
+        return pin is None and any(
+            self._directory.has(name) for name in self._directory.names if name not in failed
+        )
 
     def _is_gone(self, name: str) -> bool:
         return any(pool.name == name and pool.gone for pool in self._directory.snapshots())

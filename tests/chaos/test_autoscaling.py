@@ -38,6 +38,7 @@ class Load(threading.Thread):
         super().__init__(daemon=True)
         self.rate = rate
         self.answers: list[tuple[float, float, int, str]] = []  # sent, took, status, pool
+        self.errors: list[str] = []
         self._url = url
         self._over = threading.Event()
 
@@ -60,6 +61,8 @@ class Load(threading.Thread):
         began = time.monotonic()
         answer = await client.post("/imagine", json=REQUEST | {"seed": seed})
         took = time.monotonic() - began
+        if answer.status_code != 200:
+            self.errors.append(answer.text)
         self.answers.append((began, took, answer.status_code, answer.headers.get("x-pool", "")))
 
     def stop(self) -> None:
@@ -242,7 +245,7 @@ def test_replicas_follow_the_load_and_lost_hardware_and_go_to_zero(scaled: Stand
         print(f"all is at the cheap pool again after {time.monotonic() - back:.1f} s")
     finally:
         load.stop()
-    assert set(load.statuses) == {200}, load.statuses
+    assert set(load.statuses) == {200}, (load.statuses, load.errors)
     print(f"{len(load.answers)} requests, all answered")
 
     # Load ends: to zero, and up again for one who asks.

@@ -620,3 +620,16 @@ async def test_fair_turns_wait_for_a_first_replica_too() -> None:
     assert bench.dispatcher.holding == 1
     bench.states = {"a": UP, "b": GONE}
     assert await task == "a"
+
+
+async def test_what_was_lost_with_the_last_replica_waits_for_the_next_pool() -> None:
+    """Serve still lists the lost replica for a moment; sending there again would lose it twice."""
+    bench = Bench(a=[die, die], b=[paint], elastic=("a", "b"))
+    bench.states = {"a": UP, "b": GONE}
+    task = asyncio.create_task(bench.pool())
+    await asyncio.sleep(0.005)
+    bench.states = {"a": GONE, "b": GONE}
+    await asyncio.sleep(0.1)
+    assert bench.log == ["send a", "cancel a"]
+    bench.states = {"a": GONE, "b": UP}
+    assert await task == "b"
