@@ -73,11 +73,13 @@ class PoolDirectory:
         """Pools whose replicas come on demand."""
         return [name for name, pool in self._pools.items() if pool.elastic is not None]
 
+    def ready(self, name: str) -> int:
+        """Replicas of a pool that can be sent a request now."""
+        return self._states().get(name, _UNKNOWN).ready
+
     def has(self, pin: str | None) -> bool:
         """Whether that pool, or any with ``None``, can be sent a request now."""
-        states = self._states()
-        names = self._pools if pin is None else (pin,)
-        return any(states.get(name, _UNKNOWN).ready > 0 for name in names)
+        return any(self.ready(name) > 0 for name in (self._pools if pin is None else (pin,)))
 
     @property
     def peers(self) -> int:

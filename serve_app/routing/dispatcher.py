@@ -42,8 +42,8 @@ _RETRY_AFTER_S = 5
 _FAR, _FAR_S = 3.0, 1.0
 # More than the pools' rows are let through, so that a replica always has the next request at hand.
 _FULL = 1.5
-# Looks at the pools until a loss has surely been noticed.
-_SETTLE_LOOKS = 2
+# Looks at a pool until a loss has been noticed; more where replicas come and go with their nodes.
+_SETTLE_LOOKS, _PATIENT = 2, 10
 _NO_WISHES = Wishes()
 
 DispatchCode = Literal[
@@ -317,8 +317,21 @@ class Dispatcher:
                 raise failure
             failed[choice.pool.name] = failure
             if not self._elsewhere(wishes.pin, failed):
-                # What failed is all there is, and may be gone though Serve has yet to say so.
-                await asyncio.sleep(min(limit.left_s(), _SETTLE_LOOKS * self._watch_s))
+                await self._noticed(choice.pool, wishes.pin, failed, limit)
+
+    async def _noticed(
+        self, pool: PoolSnapshot, pin: str | None, failed: Collection[str], limit: _Limit
+    ) -> None:
+        """Wait until Serve has noticed what was lost, where that was all there is.
+
+        Until then the pool looks as before, and the request would be lost there once more.
+        """
+        looks = _SETTLE_LOOKS * (_PATIENT if self._directory.elastic else 1)
+        for _ in range(looks):
+            await asyncio.sleep(min(limit.left_s(), self._watch_s))
+            ready = self._directory.ready(pool.name)
+            if ready != pool.ready or limit.left_s() == 0 or self._elsewhere(pin, failed):
+                return
 
     async def _attempt(
         self, request: ImageRequest, work: Work, choice: Decision, limit: _Limit

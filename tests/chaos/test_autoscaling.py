@@ -194,12 +194,6 @@ def answers(stand: Stand, path: str) -> bool:
 
 
 def ready(stand: Stand) -> dict[str, int]:
-    shown = stand.get("/pools")
-    if os.environ.get("SHOW"):
-        print(time.strftime("%X"), shown["autoscaling"], shown["waiting_for_capacity"])
-        for pool in shown["pools"]:
-            print("   ", pool["name"], pool["ready_replicas"], pool["queue"], pool["latency_s"])
-            print("        ", pool["autoscaling"])
     return {pool["name"]: pool["ready_replicas"] for pool in stand.get("/pools")["pools"]}
 
 
