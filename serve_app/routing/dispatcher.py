@@ -44,6 +44,7 @@ _FAR, _FAR_S = 3.0, 1.0
 _FULL = 1.5
 # Looks at a pool until a loss has been noticed; more where replicas come and go with their nodes.
 _SETTLE_LOOKS, _PATIENT = 2, 10
+_MOST_SENDS = 8
 _NO_WISHES = Wishes()
 
 DispatchCode = Literal[
@@ -286,6 +287,7 @@ class Dispatcher:
         limits: WaitLimits,
     ) -> Painted:
         failed: dict[str, DispatchError] = {}
+        sent = 0
         while True:
             pools = self._directory.snapshots()
             self._looked(pools)
@@ -313,7 +315,11 @@ class Dispatcher:
             if isinstance(answer, ImageResult):
                 return Painted(result=answer, pool=choice.pool, reason=choice.reason)
             failure, again = answer
-            if failed or not again:
+            sent += 1
+            # Serve notices the replicas of a lost node one by one: each may take one request down.
+            last = self._directory.elastic and not self._elsewhere(wishes.pin, failed)
+            most = _MOST_SENDS if last and failure.code == "lost" else 2
+            if not again or sent >= most:
                 raise failure
             failed[choice.pool.name] = failure
             if not self._elsewhere(wishes.pin, failed):
