@@ -23,6 +23,7 @@ class Choice:
         policy: routing policy instead of the scenario's.
         min_replicas: least replicas of every pool instead of the scenario's.
         hold_s: seconds that requests may wait for capacity, instead of the scenario's.
+        late, max_ongoing: see ``Scenario``.
         limits: admission limits instead of the scenario's.
     """
 
@@ -30,6 +31,8 @@ class Choice:
     policy: str | None = None
     min_replicas: int | None = None
     hold_s: float | None = None
+    late: bool = False
+    max_ongoing: int | None = None
     limits: WaitLimits | None = None
 
     def applied(self, scenario: Scenario) -> Scenario:
@@ -44,6 +47,8 @@ class Choice:
             initial=initial,
             policy=scenario.policy if self.policy is None else self.policy,
             hold_s=scenario.hold_s if self.hold_s is None else self.hold_s,
+            late=scenario.late or self.late,
+            max_ongoing=scenario.max_ongoing if self.max_ongoing is None else self.max_ongoing,
             limits=scenario.limits if self.limits is None else self.limits,
         )
 
@@ -94,8 +99,8 @@ CHOICES: dict[str, Choice] = {
     "threshold-offered": Choice(make=_threshold_offered),
     "threshold-tuned": Choice(make=_threshold_tuned),
     "equal-tuned": Choice(make=_threshold_tuned, policy="capacity"),
-    "ongoing": Choice(make=_ongoing, policy="capacity"),
+    "ongoing": Choice(make=_ongoing, policy="capacity", max_ongoing=5),
     "fixed": Choice(make=_fixed),
-    "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300),
-    "planner-misled": Choice(make=_misled, policy="latency", min_replicas=0, hold_s=300),
+    "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300, late=True),
+    "planner-misled": Choice(make=_misled, policy="latency", min_replicas=0, hold_s=300, late=True),
 }

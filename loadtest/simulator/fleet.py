@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -56,7 +57,7 @@ class Fleet:
         snapshot: what the router sees; the same object throughout, kept up to date in place.
         target: replicas asked for.
         unlaunched: of these, how many have no node, not even one that is on its way.
-        queued: row-steps that wait in replicas for a place in a batch.
+        queued: row-steps that wait, in replicas or before them, for a place in a batch.
         routed, answers: requests sent here and answered here so far.
         changes: replicas that the target was raised or lowered by, in all.
         dollars: paid for nodes until ``paid_until_s``.
@@ -72,8 +73,11 @@ class Fleet:
         rng: random.Random,
         *,
         learns: bool = False,
+        max_ongoing: int | None = None,
     ) -> None:
         self.spec = spec
+        self._max_ongoing = max_ongoing
+        self._unassigned: deque[Request] = deque()
         self._env = env
         self._service = service
         self._rng = rng
@@ -118,28 +122,50 @@ class Fleet:
     # -- what the hot path uses
 
     def send(self, request: Request, predicted_s: float, now: float) -> None:
-        """Give ``request`` to the less loaded of two random ready replicas, as Ray Serve does."""
+        """Give ``request`` to the less loaded of two random ready replicas, as Ray Serve does.
+
+        With ``max_ongoing`` what no replica may have waits until one may, as in Serve's handles.
+        """
         self.load.add(request.work)
         self.routed += 1
         request.sent_s = now
         request.predicted_s = predicted_s
+        replica = self._less_loaded()
+        if self._max_ongoing is not None and replica.ongoing >= self._max_ongoing:
+            self._unassigned.append(request)
+            self.queued += request.work.row_steps
+            self._assign(now)
+        else:
+            replica.take(request, now)
+
+    def _less_loaded(self) -> Replica:
+        """Of two at random."""
         ready = self._ready
         count = len(ready)
         if count == 1:
-            replica = ready[0]
-        else:
-            one = int(self._random() * count)
-            other = int(self._random() * (count - 1))
-            replica = ready[one]
-            rival = ready[other + (other >= one)]
-            if rival.ongoing < replica.ongoing:
-                replica = rival
-        replica.take(request, now)
+            return ready[0]
+        one = int(self._random() * count)
+        other = int(self._random() * (count - 1))
+        replica = ready[one]
+        rival = ready[other + (other >= one)]
+        return rival if rival.ongoing < replica.ongoing else replica
+
+    def _assign(self, now: float) -> None:
+        """Give what waits to replicas that may have more."""
+        while self._unassigned and self._ready:
+            replica = min(self._ready, key=lambda one: one.ongoing)
+            if self._max_ongoing is not None and replica.ongoing >= self._max_ongoing:
+                return
+            request = self._unassigned.popleft()
+            self.queued -= request.work.row_steps
+            replica.take(request, now)
 
     def answered(self, request: Request, now: float) -> None:
         """See ``Home.answered``."""
         self.load.remove(request.work)
         self.answers += 1
+        if self._unassigned:
+            self._assign(now)
         if self._observations is not None:
             self._learn(self._observations, request, now)
         self._service.answered(self, request, now)
@@ -163,6 +189,11 @@ class Fleet:
     def ready(self) -> int:
         """Replicas that take requests."""
         return len(self._ready)
+
+    @property
+    def room(self) -> float:
+        """Rows that fit into the batches of those."""
+        return len(self._ready) * self.spec.speed.max_rows
 
     @property
     def nodes(self) -> int:
@@ -338,6 +369,7 @@ class Fleet:
         self._starting -= 1
         self._become_ready(replica)
         self._show()
+        self._assign(self._env.now)
         self._service.capacity_came(self._env.now)
 
     def _become_ready(self, replica: Replica) -> None:

@@ -27,6 +27,10 @@ class Scenario:
         policy: routing policy by its registered name.
         limits: longest predicted waits; a request that would wait longer is refused.
         hold_s: seconds that a request may wait while no pool is available; 0: refused at once.
+        late: whether what the pools have no room for waits in the ingress, as with elastic pools,
+            instead of at a replica.
+        max_ongoing: requests that Serve lets one replica have; what is beyond waits in Serve.
+            ``None``: no limit, as behind a load balancer.
         slo_s: seconds within which a picture should be there.
         duration_s: simulated seconds in which requests arrive.
         initial: ready replicas at the start, by pool; pools left out have their least.
@@ -45,6 +49,8 @@ class Scenario:
     policy: str = "weighted"
     limits: WaitLimits = field(default_factory=WaitLimits)
     hold_s: float = 0.0
+    late: bool = False
+    max_ongoing: int | None = None
     slo_s: float = 2.0
     duration_s: float = DAY_S
     initial: Mapping[str, int] = field(default_factory=dict)

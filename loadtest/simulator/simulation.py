@@ -6,7 +6,7 @@ import random
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
 
 import numpy as np
@@ -20,6 +20,7 @@ from loadtest.simulator.scalers import Observation, PoolTraffic, Scaler
 from loadtest.simulator.scenario import Scenario
 from loadtest.simulator.windows import TICK_S, Window
 from serve_app.autoscaling.views import Demand
+from serve_app.routing.fairness import FULL
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import Refusal, Wishes, route
 from serve_app.routing.work import Work
@@ -75,12 +76,22 @@ class Simulation:
         rng = random.Random(seed)
         learns = scenario.learns or scenario.policy == "failover"
         self.fleets = {
-            spec.name: Fleet(env, self, spec, scenario.default, scenario.slo_s, rng, learns=learns)
+            spec.name: Fleet(
+                env,
+                self,
+                spec,
+                scenario.default,
+                scenario.slo_s,
+                rng,
+                learns=learns,
+                max_ongoing=scenario.max_ongoing,
+            )
             for spec in scenario.pools
         }
         self._snapshots = [fleet.snapshot for fleet in self.fleets.values()]
         self._policy = self._make_policy(scenario.policy)
         self._limits = scenario.limits
+        self._late = scenario.late
         for name, fleet in self.fleets.items():
             fleet.warm(scenario.initial.get(name, fleet.spec.min_replicas))
 
@@ -161,6 +172,10 @@ class Simulation:
             Timeout(env, delay if delay > 0.0 else 0.0).callbacks.append(self._arrive)
 
     def _send(self, request: Request, now: float) -> None:
+        # One that was lost has had its turn.
+        if self._late and not request.failed and not self._fits(request.work, self._held):
+            self._hold(request)
+            return
         decision = route(
             self._snapshots,
             self._policy,
@@ -174,6 +189,14 @@ class Simulation:
             self._turn_away(request, decision, now)
         else:
             self.fleets[decision.pool.name].send(request, decision.predicted_s, now)
+
+    def _fits(self, work: Work, ahead: Collection[Request] = ()) -> bool:
+        """Whether the ingress' gate would let it through; where no pool is up, it is not asked."""
+        inside = room = 0.0
+        for fleet in self.fleets.values():
+            inside += fleet.load.rows
+            room += fleet.room
+        return room == 0 or (not ahead and (inside == 0 or inside + work.rows <= FULL * room))
 
     def answered(self, fleet: Fleet, request: Request, now: float) -> None:
         """See ``Service.answered``."""
@@ -209,17 +232,20 @@ class Simulation:
         if refusal.code != "unavailable" or self._scenario.hold_s <= 0:
             self._refused += 1
             return
-        request.held = True
-        self._held.append(request)
-        self._held_row_steps += request.work.row_steps
+        self._hold(request)
 
         def expire(_: Event) -> None:
             self._expire(request)
 
         Timeout(self._env, self._scenario.hold_s).callbacks.append(expire)
 
+    def _hold(self, request: Request) -> None:
+        request.held = True
+        self._held.append(request)
+        self._held_row_steps += request.work.row_steps
+
     def _expire(self, request: Request) -> None:
-        if request.held:
+        if request.held and not any(fleet.ready for fleet in self.fleets.values()):
             self._held.remove(request)
             self._release(request)
             self._unanswered += 1
@@ -234,6 +260,8 @@ class Simulation:
         """First come, first served, while the router takes them."""
         while self._held:
             request = self._held[0]
+            if self._late and not self._fits(request.work):
+                return
             decision = route(
                 self._snapshots,
                 self._policy,

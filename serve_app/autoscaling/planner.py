@@ -45,7 +45,7 @@ class PlannerOptions:
     shrink_margin: float = 0.1
     least_saving: float = 0.05
     zero_after_s: float = 300.0
-    drain_s: float = 30.0
+    drain_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from deployments.messages import ImageFailure, ImageRequest, ImageResult
 from serve_app.autoscaling.meter import DemandMeter
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.fairness import FairGate
+from serve_app.routing.fairness import FULL, FairGate
 from serve_app.routing.holding import Holding
 from serve_app.routing.journal import Journal
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
@@ -40,8 +40,6 @@ _RETRY_AFTER_S = 5
 # A request given up after so many times its predicted time, and some seconds, speaks of a pool
 # that does not work rather than of one that is slow.
 _FAR, _FAR_S = 3.0, 1.0
-# More than the pools' rows are let through, so that a replica always has the next request at hand.
-_FULL = 1.5
 # Looks at a pool until a loss has been noticed; more where replicas come and go with their nodes.
 _SETTLE_LOOKS, _PATIENT = 2, 10
 _MOST_SENDS = 8
@@ -213,12 +211,15 @@ class Dispatcher:
         self._hang_after_s = live.recovery.hang_after_s
         self._holding.hold_s = live.admission.hold_s
         self._directory.configure(live)
-        fairness = live.fairness
+        self._fairness = fairness = live.fairness
         for gate in self._gates.values():
-            if fairness is None:
-                gate.configure(None)
-            else:
+            if fairness is not None:
                 gate.configure(fairness.weights, fairness.default_weight)
+            elif self._directory.elastic:
+                # One queue for all, here and not at the replicas: what waits is for new ones too.
+                gate.configure({})
+            else:
+                gate.configure(None)
 
     async def paint(self, request: ImageRequest, wishes: Wishes = _NO_WISHES) -> Painted:
         """Get ``request`` painted.
@@ -246,26 +247,27 @@ class Dispatcher:
         if not self._directory.has(wishes.pin):
             await self._holding.wait(work, wishes.pin, limit.left_s)
             self._check(limit)
-        self._admit(gate, work, wishes, limit)
+        key = wishes.key if self._fairness is not None else ""
+        self._admit(gate, key, work, wishes.pin, limit)
         try:
-            async with _Turn(gate, work, wishes, limit):
+            async with _Turn(gate, key, work, limit, partial(self._meter.held, pin=wishes.pin)):
                 return await self._paint(request, work, wishes, limit, WaitLimits())
         except _LateError as error:
             self.journal.refused(error.code)
             raise
 
-    def _admit(self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit) -> None:
+    def _admit(self, gate: FairGate, key: str, work: Work, pin: str | None, limit: _Limit) -> None:
         """Refuse at once what would wait too long for its turn, or could not be done after it.
 
         What waits at the pools themselves is little, and no fault of this caller: only its own
         key's turn counts as waiting.
         """
         pools = self._directory.snapshots()
-        usable = in_rotation(pools, wishes.pin)
+        usable = in_rotation(pools, pin)
         if not usable:
-            raise self._refused(unavailable(pools, wishes.pin))
+            raise self._refused(unavailable(pools, pin))
         rate = _row_steps_per_s(usable)
-        turn_s = gate.ahead(wishes.key) / rate if rate > 0 else 0.0
+        turn_s = gate.ahead(key) / rate if rate > 0 else 0.0
         candidates = [
             one._replace(wait_s=turn_s, total_s=one.total_s + turn_s)
             for one in weigh(usable, work, self._limits, None)
@@ -439,23 +441,30 @@ class Dispatcher:
         """Rows that this ingress replica may have at the pools when clients share fairly."""
         usable = in_rotation(self._directory.snapshots(), pin)
         rows = sum(pool.ready * (pool.speed.max_rows if pool.speed else 2) for pool in usable)
-        return _FULL * rows / self._directory.peers
+        return FULL * rows / self._directory.peers
 
 
 class _Turn:
-    """Waits at the gate, but not beyond the request's time limit."""
+    """Waits at the gate, but not beyond the request's time limit; ``held`` is told what waits."""
 
-    def __init__(self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit) -> None:
-        self._turn = gate.turn(wishes.key, work)
+    def __init__(
+        self, gate: FairGate, key: str, work: Work, limit: _Limit, held: Callable[[float], None]
+    ) -> None:
+        self._turn = gate.turn(key, work)
+        self._work = work
         self._limit = limit
+        self._held = held
 
     async def __aenter__(self) -> None:
+        self._held(self._work.row_steps)
         try:
             async with asyncio.timeout(self._limit.left_s()):
                 await self._turn.__aenter__()
         except TimeoutError:
             self._limit.check()
             raise
+        finally:
+            self._held(-self._work.row_steps)
 
     async def __aexit__(self, *how: object) -> None:
         await self._turn.__aexit__(None, None, None)

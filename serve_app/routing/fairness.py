@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from serve_app.routing.work import Work
 
+# More than the pools' rows are let through, so that a replica always has the next request at hand.
+FULL = 1.5
 _ROUNDING = 1e-6
 _MOST_KEYS = 1000
 
