@@ -98,7 +98,7 @@ def goals(reports: Mapping[str, Sequence[Report]]) -> list[str]:
         f"At least {1 - GOAL:.0%} cheaper than the equal split, with no fewer in time; 99 % in time"
         " where capacity exists; no errors.",
         "",
-        "| scenario | cheaper than equal split | in time: ours, equal split | errors | met | why not |",
+        "| scenario | cheaper than equal split | in time: ours, equal | errors | met | why not |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in reports.items():

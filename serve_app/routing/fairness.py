@@ -137,6 +137,7 @@ class FairGate:
         if self._queue or (self.active and not self._fits(work)):
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.push(key, self._weight(key), work, waiting)
+            self._let_in()  # there may be new replicas
             try:
                 await waiting
             except asyncio.CancelledError:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.simulator import IceWindow, Interruption, Scenario
-from loadtest.simulator.arrivals import Constant, Poisson
+from loadtest.simulator.arrivals import Constant, Poisson, TimeTrace
 from loadtest.simulator.controllers import Controls
 from loadtest.simulator.mix import Mix
 from serve_app.routing.router import WaitLimits
@@ -62,11 +64,13 @@ targets = st.fixed_dictionaries({"a": st.integers(0, 6), "b": st.integers(0, 6)}
     per_node=st.integers(1, 3),
     ice=st.tuples(st.integers(0, 200), st.integers(1, 200)),
     strikes=st.lists(st.tuples(st.integers(0, 300), st.sampled_from([0.3, 1.0])), max_size=3),
-    table=st.dictionaries(st.integers(1, 300).map(float), targets, max_size=5),
+    table=st.dictionaries(st.integers(1, 298).map(float), targets, max_size=5),
     seed=st.integers(0, 5),
+    late=st.booleans(),
+    max_ongoing=st.sampled_from([None, 1, 3]),
 )
 def test_every_request_has_one_outcome_and_leaves_nothing_behind(
-    rate, hold_s, limit, policy, cap, per_node, ice, strikes, table, seed
+    rate, hold_s, limit, policy, cap, per_node, ice, strikes, table, seed, late, max_ongoing
 ) -> None:
     window = IceWindow(ice[0], ice[0] + ice[1], cap)
     interruptions = tuple(Interruption(at, fraction) for at, fraction in strikes)
@@ -78,6 +82,8 @@ def test_every_request_has_one_outcome_and_leaves_nothing_behind(
         duration_s=300.0,
         policy=policy,
         hold_s=hold_s,
+        late=late,
+        max_ongoing=max_ongoing,
         limits=WaitLimits(total=limit),
         initial={"a": 1},
     )
@@ -255,6 +261,24 @@ def test_held_requests_respect_the_limits_and_their_order() -> None:
     # Ready at 51; one came every 5 s and one is done every 0.5 s.
     expected = [51.5 + 0.5 * turn - 5 * turn for turn in range(11)]
     assert list(simulation.latencies) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [({}, 20.0), ({"late": True}, 11.5), ({"max_ongoing": 1}, 11.0)],
+)
+def test_a_new_replica_helps_with_what_waits_unless_that_is_bound_to_another(
+    binding: dict[str, Any], expected: float
+) -> None:
+    """Twenty at once, one second each; a second replica is there after two seconds.
+
+    Through the gate goes half as much again as there is room for: the last is done half a turn
+    later than with what Serve itself holds back.
+    """
+    one = pool(seconds=1.0, provisioning_s=1.0, start_s=1.0)
+    made = scenario(one, arrivals=TimeTrace(np.zeros(20)), duration_s=60.0, **binding)
+    simulation, _ = ran(made, Steps({1.0: {"a": 2}}))
+    assert max(simulation.latencies) == pytest.approx(expected, abs=1.01)
 
 
 # -- money

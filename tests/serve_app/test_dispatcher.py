@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult, Timings
+from serve_app.autoscaling.meter import DemandMeter
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.dispatcher import Dispatcher, DispatchError, ReplicaLostError
@@ -124,11 +125,13 @@ class Bench:
         )
         self.states = dict.fromkeys(scripts, UP)
         self.directory = PoolDirectory(self.settings.pools, lambda: self.states, Work(1, 4))
+        self.meter = DemandMeter()
         self.dispatcher = Dispatcher(
             self.handles,
             self.directory,
             reference_pixels=PIXELS,
             timeout_s=timeout_s,
+            meter=self.meter,
             watch_s=0.01,
         )
         prices = {"prices": dict.fromkeys(elastic, 1.0)} if elastic else {}
@@ -633,3 +636,25 @@ async def test_what_was_lost_with_the_last_replica_waits_for_the_next_pool() -> 
     assert bench.log == ["send a", "cancel a"]
     bench.states = {"a": GONE, "b": UP}
     assert await task == "b"
+
+
+async def test_what_elastic_pools_have_no_room_for_waits_here_and_is_for_new_replicas_too() -> None:
+    live = {"policy": "latency"}
+    bench = Bench(timeout_s=60, live=live, a=[hang] * 9, b=[hang] * 9, elastic=("a", "b"))
+    bench.directory.measured("a", Speed({1: 1000, 2: 1000}, 2))  # room for 3 rows
+    bench.directory.measured("b", Speed({1: 1000, 2: 1000}, 2))
+    bench.states = {"a": UP, "b": GONE}
+    asked = [asyncio.ensure_future(bench.pool(key=str(number))) for number in range(9)]
+    await asyncio.sleep(0.02)
+    assert (bench.log, bench.dispatcher.waiting) == (["send a"] * 3, 6)
+    assert bench.meter.held_row_steps == 6 * 4
+    bench.states = {"a": UP, "b": UP}
+    asked.append(asyncio.ensure_future(bench.pool()))
+    await asyncio.sleep(0.02)
+    assert bench.log == ["send a"] * 3 + ["send b"] * 3
+    assert bench.dispatcher.waiting == 4
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert bench.meter.held_row_steps == 0
+    assert bench.idle()
