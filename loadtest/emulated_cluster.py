@@ -95,11 +95,26 @@ def emulated_cluster(
         dashboard_port: for Ray's dashboard.
         config: the Serve config.
     """
-    from ray.cluster_utils import Cluster
-
     parsed: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     if port is not None:
         parsed["http_options"]["port"] = port
+    with cluster_head(dashboard_port) as cluster:
+        service = EmulatedCluster(cluster, parsed, f"http://127.0.0.1:{dashboard_port}")
+        for pool in service.pools:
+            service.revive(pool)
+        service.deploy()
+        yield service
+
+
+@contextmanager
+def cluster_head(dashboard_port: int) -> Iterator[Any]:
+    """A ``ray.cluster_utils.Cluster`` whose head has room for the ingress alone; gone afterwards.
+
+    Args:
+        dashboard_port: for Ray's dashboard.
+    """
+    from ray.cluster_utils import Cluster
+
     # Every process of the cluster must find our packages.
     os.environ["PYTHONPATH"] = str(ROOT)
     cluster = Cluster(
@@ -112,10 +127,6 @@ def emulated_cluster(
         },
     )
     try:
-        service = EmulatedCluster(cluster, parsed, f"http://127.0.0.1:{dashboard_port}")
-        for pool in service.pools:
-            service.revive(pool)
-        service.deploy()
-        yield service
+        yield cluster
     finally:
         cluster.shutdown()

@@ -22,7 +22,7 @@ from loadtest.simulator.windows import TICK_S, Window
 from serve_app.autoscaling.views import Demand
 from serve_app.routing.fairness import FULL
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
-from serve_app.routing.router import Refusal, Wishes, route
+from serve_app.routing.router import Decision, Refusal, Wishes, route
 from serve_app.routing.work import Work
 
 SAMPLE_S = 60.0
@@ -176,7 +176,14 @@ class Simulation:
         if self._late and not request.failed and not self._fits(request.work, self._held):
             self._hold(request)
             return
-        decision = route(
+        decision = self._route(request, now)
+        if isinstance(decision, Refusal):
+            self._turn_away(request, decision, now)
+        else:
+            self.fleets[decision.pool.name].send(request, decision.predicted_s, now)
+
+    def _route(self, request: Request, now: float) -> Decision | Refusal:
+        return route(
             self._snapshots,
             self._policy,
             request.work,
@@ -185,10 +192,6 @@ class Simulation:
             limits=self._limits,
             failed=request.failed,
         )
-        if isinstance(decision, Refusal):
-            self._turn_away(request, decision, now)
-        else:
-            self.fleets[decision.pool.name].send(request, decision.predicted_s, now)
 
     def _fits(self, work: Work, ahead: Collection[Request] = ()) -> bool:
         """Whether the ingress' gate would let it through; where no pool is up, it is not asked."""
@@ -262,15 +265,7 @@ class Simulation:
             request = self._held[0]
             if self._late and not self._fits(request.work):
                 return
-            decision = route(
-                self._snapshots,
-                self._policy,
-                request.work,
-                now,
-                wishes=_NO_WISHES,
-                limits=self._limits,
-                failed=request.failed,
-            )
+            decision = self._route(request, now)
             if isinstance(decision, Refusal):
                 return
             self._held.popleft()

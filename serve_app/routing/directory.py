@@ -105,35 +105,18 @@ class PoolDirectory:
 
     def snapshots(self) -> list[PoolSnapshot]:
         """One snapshot per declared pool, in the order of the settings."""
-        now, states, live, peers = self._clock(), self._states(), self._live, self.peers
-        found = []
-        for name, pool in self._pools.items():
-            record, state = self._records[name], states.get(name, _UNKNOWN)
-            breaker, observed = record.breaker, record.observations.observed(now)
-            if record.gone and state.ready:
-                breaker.reset()  # what failed is not there any more
-            record.gone = state.ready == 0
-            found.append(
-                PoolSnapshot(
-                    name=name,
-                    accelerator=pool.label,
-                    framework=pool.framework,
-                    weight=live.weights.get(name, pool.weight),
-                    max_replicas=pool.max_replicas,
-                    state=state,
-                    price_per_hour=live.prices.get(name),
-                    profile=record.profile,
-                    speed=record.speed or _guess(observed, self._default),
-                    # The others are taken to do as this one does: proxies spread requests evenly
-                    # over ingress replicas. So they need not talk, nor rush to one pool together.
-                    load=record.load if peers == 1 else record.load.times(peers),
-                    correction=record.observations.correction(now),
-                    observed=observed,
-                    held=breaker.holds(now),
-                    probe=breaker.wants_probe(now),
-                )
-            )
-        return found
+        now, pools = self._clock(), self.books()
+        for pool in pools:
+            record = self._records[pool.name]
+            if record.gone and pool.ready:
+                record.breaker.reset()  # what failed is not there any more
+            record.gone = pool.ready == 0
+            pool.observed = record.observations.observed(now)
+            pool.speed = pool.speed or _guess(pool.observed, self._default)
+            pool.correction = record.observations.correction(now)
+            pool.held = record.breaker.holds(now)
+            pool.probe = record.breaker.wants_probe(now)
+        return pools
 
     def books(self) -> list[PoolSnapshot]:
         """As ``snapshots``, without what changes when looked at: for other threads."""
@@ -149,6 +132,8 @@ class PoolDirectory:
                 price_per_hour=live.prices.get(name),
                 profile=self._records[name].profile,
                 speed=self._records[name].speed,
+                # The others are taken to do as this one does: proxies spread requests evenly
+                # over ingress replicas. So they need not talk, nor rush to one pool together.
                 load=self._records[name].load.times(peers),
             )
             for name, pool in self._pools.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,8 +17,9 @@ import httpx
 import psutil
 import pytest
 
+from loadtest.emulated_cluster import cluster_head
 from tests.e2e import tiny_model
-from tests.e2e.conftest import ROOT, free_port, is_up, replica_processes, wait_for
+from tests.e2e.conftest import free_port, is_up, replica_processes, wait_for
 
 POOLS = ("alpha", "beta", "gamma")
 REQUESTS = 500
@@ -243,26 +243,31 @@ async def sampling(stand: Stand, every_s: float = 0.05) -> AsyncIterator[list[tu
         await asyncio.gather(task, return_exceptions=True)
 
 
-def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:
-    """Three pools of the tiny model, bit-equal whatever shares a batch, scaled by a file."""
+def serve_config(
+    folder: Path,
+    port: int,
+    pools: dict[str, Any],
+    policy: tuple[str, dict[str, Any]],
+    user_config: dict[str, Any],
+    **bounds: float,
+) -> dict[str, Any]:
+    """A Serve config with pools of the tiny model, at zero until a policy of ``scaling`` acts.
+
+    Args:
+        folder: the model is made in it.
+        port: for HTTP.
+        pools: their settings.
+        policy: class in ``tests.chaos.scaling``, and its arguments.
+        user_config: the ingress' live settings.
+        bounds: of the pools' ``autoscaling_config``, beside the least and the delays.
+    """
     tiny_model.build(folder / "model")
-    bounds = {
+    scaling = {
         "min_replicas": 0,
         "initial_replicas": 0,
-        "max_replicas": 2,
         "upscale_delay_s": 0.1,
         "downscale_delay_s": 0.1,
         "downscale_to_zero_delay_s": 0.1,
-    }
-    pools = {
-        pool: {
-            "accelerator": resource(pool),
-            "framework": "cpu",
-            "resources": {"num_cpus": 0, "resources": {resource(pool): 1}},
-            "engine": {"threads": 1, "deterministic": True, "max_rows": 4},
-            "max_replicas": 2,
-        }
-        for pool in POOLS
     }
     return {
         "proxy_location": "HeadOnly",
@@ -280,37 +285,41 @@ def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:
                     "ingress": {"resources": {"front": 0.1}},
                 },
                 "autoscaling_policy": {
-                    "policy_function": "tests.chaos.scaling:FilePolicy",
-                    "policy_kwargs": {"path": str(targets)},
+                    "policy_function": f"tests.chaos.scaling:{policy[0]}",
+                    "policy_kwargs": policy[1],
                 },
                 "deployments": [
-                    {"name": "Ingress", "user_config": {}},
-                    *({"name": pool, "autoscaling_config": bounds} for pool in POOLS),
+                    {"name": "Ingress", "user_config": user_config},
+                    *({"name": pool, "autoscaling_config": scaling | bounds} for pool in pools),
                 ],
             }
         ],
     }
 
 
+def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:
+    """Three pools, bit-equal whatever shares a batch, scaled by a file."""
+    pools = {
+        pool: {
+            "accelerator": resource(pool),
+            "framework": "cpu",
+            "resources": {"num_cpus": 0, "resources": {resource(pool): 1}},
+            "engine": {"threads": 1, "deterministic": True, "max_rows": 4},
+            "max_replicas": 2,
+        }
+        for pool in POOLS
+    }
+    policy = ("FilePolicy", {"path": str(targets)})
+    return serve_config(folder, port, pools, policy, {}, max_replicas=2)
+
+
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """The service on a head and three nodes, each pool's replica up, all pictures known."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["PYTHONPATH"] = str(ROOT)
     folder, port, dashboard = tmp_path_factory.mktemp("chaos"), free_port(), free_port()
     targets = folder / "targets.json"
     targets.write_text(json.dumps(dict.fromkeys(POOLS, 1)), encoding="utf-8")
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "resources": {"front": 1},
-            "include_dashboard": True,
-            "dashboard_port": dashboard,
-        },
-    )
-    try:
+    with cluster_head(dashboard) as cluster:
         stand = Stand(
             url=f"http://127.0.0.1:{port}",
             dashboard=f"http://127.0.0.1:{dashboard}",
@@ -326,8 +335,6 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         wait_for("all pools", stand.all_up)
         learn_pictures(stand)
         yield stand
-    finally:
-        cluster.shutdown()
 
 
 def learn_pictures(stand: Stand) -> None:

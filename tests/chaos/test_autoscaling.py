@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections import Counter
@@ -15,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.chaos.conftest import Stand
-from tests.e2e import tiny_model
-from tests.e2e.conftest import ROOT, free_port, wait_for
+from loadtest.emulated_cluster import cluster_head
+from tests.chaos.conftest import Stand, serve_config
+from tests.e2e.conftest import free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -80,7 +79,6 @@ class Load(threading.Thread):
 
 
 def make_config(folder: Path, port: int) -> dict[str, Any]:
-    tiny_model.build(folder / "model")
     pools = {
         name: {
             "accelerator": name,
@@ -94,78 +92,35 @@ def make_config(folder: Path, port: int) -> dict[str, Any]:
         }
         for name in PRICES
     }
-    bounds = {
-        "min_replicas": 0,
-        "initial_replicas": 0,
-        "max_replicas": 4,
-        "upscale_delay_s": 0.1,
-        "downscale_delay_s": 0.1,
-        "downscale_to_zero_delay_s": 0.1,
-        "look_back_period_s": 5,
+    policy = {
+        "fault": str(folder / "fault"),
+        "pools": pools,
+        "planner": {"shrink_after_s": 20, "zero_after_s": 20, "drain_s": 20},
+        "poll_s": 1,
     }
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port, "request_timeout_s": 600},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [
-            {
-                "name": "imagine",
-                "route_prefix": "/",
-                "import_path": "serve_app.app:build",
-                "args": {
-                    "model": {"source": str(folder / "model")},
-                    "pools": pools,
-                    "ingress": {"resources": {"front": 0.1}},
-                },
-                "autoscaling_policy": {
-                    "policy_function": "tests.chaos.scaling:FaultyPolicy",
-                    "policy_kwargs": {
-                        "fault": str(folder / "fault"),
-                        "pools": pools,
-                        "planner": {"shrink_after_s": 20, "zero_after_s": 20},
-                        "poll_s": 1,
-                    },
-                },
-                "deployments": [
-                    {
-                        "name": "Ingress",
-                        "user_config": {
-                            "policy": "latency",
-                            "slo_s": SLO_S,
-                            "prices": PRICES,
-                            "profiles": {
-                                name: {
-                                    "latency_s": PICTURE_S,
-                                    "images_per_minute": 60 / PICTURE_S,
-                                }
-                                for name in PRICES
-                            },
-                        },
-                    },
-                    *({"name": name, "autoscaling_config": bounds} for name in PRICES),
-                ],
-            }
-        ],
+    profile = {"latency_s": PICTURE_S, "images_per_minute": 60 / PICTURE_S}
+    live = {
+        "policy": "latency",
+        "slo_s": SLO_S,
+        "prices": PRICES,
+        "profiles": dict.fromkeys(PRICES, profile),
     }
+    return serve_config(
+        folder,
+        port,
+        pools,
+        ("FaultyPolicy", policy),
+        live,
+        max_replicas=4,
+        look_back_period_s=5,
+    )
 
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """The service with both pools at zero; each has a node for four replicas."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["PYTHONPATH"] = str(ROOT)
     folder, port, dashboard = tmp_path_factory.mktemp("scaling"), free_port(), free_port()
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "resources": {"front": 1},
-            "include_dashboard": True,
-            "dashboard_port": dashboard,
-        },
-    )
-    try:
+    with cluster_head(dashboard) as cluster:
         stand = Stand(
             url=f"http://127.0.0.1:{port}",
             dashboard=f"http://127.0.0.1:{dashboard}",
@@ -178,8 +133,6 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         stand.deploy()
         wait_for("the front door", lambda: answers(stand, "/health"))
         yield stand
-    finally:
-        cluster.shutdown()
 
 
 def add_node(stand: Stand, pool: str) -> None:
