@@ -24,9 +24,10 @@ from serve_app.routing.dispatcher import Dispatcher
 from serve_app.routing.journal import Journal
 from serve_app.routing.measurements import Measurements
 from serve_app.routing.ray_handle import RayPoolHandle
-from serve_app.settings import Settings, SettingsError
+from serve_app.settings import Settings
 from serve_app.telemetry.autoscaling import RayAutoscalingMetrics
 from serve_app.telemetry.routing import RayRoutingMetrics
+from serve_app.validation import SettingsError
 
 # Ingress replicas start their round robins at different places of a hundred requests.
 _PHASES = 100

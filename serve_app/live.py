@@ -16,16 +16,8 @@ from serve_app.routing.breaker import BreakerOptions
 from serve_app.routing.policies import POLICIES
 from serve_app.routing.router import WaitLimits
 from serve_app.routing.speed import Profile
-from serve_app.settings import (
-    UNSHOWN,
-    PoolSettings,
-    Settings,
-    SettingsError,
-    Strict,
-    Weight,
-    did_you_mean,
-    parse,
-)
+from serve_app.settings import PoolSettings, Settings, Weight
+from serve_app.validation import UNSHOWN, SettingsError, Strict, did_you_mean, parse
 
 Price = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]

@@ -12,7 +12,8 @@ from deployments.messages import OutputFormat, SchedulerName
 from deployments.model_info import ModelInfo
 from serve_app.api.errors import bad_value
 from serve_app.api.quoting import shorten, shorten_name
-from serve_app.settings import Settings, did_you_mean
+from serve_app.settings import Settings
+from serve_app.validation import did_you_mean
 
 Kind = Literal["string", "integer", "number"]
 MAX_SEED = 2**32 - 1

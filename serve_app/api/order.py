@@ -17,7 +17,7 @@ from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.fields import MAX_SEED
 from serve_app.api.front import Front
 from serve_app.api.pictures import read_start_picture
-from serve_app.settings import did_you_mean
+from serve_app.validation import did_you_mean
 
 DEFAULT_STRENGTH = 0.8
 

@@ -120,7 +120,8 @@ def pool_needs(raw: Mapping[str, Any]) -> dict[str, PoolNeed]:
     Raises:
         SettingsError: they are not valid pool settings.
     """
-    from serve_app.settings import PoolSettings, SettingsError, parse
+    from serve_app.settings import PoolSettings
+    from serve_app.validation import SettingsError, parse
 
     if not raw:
         raise SettingsError("policy_kwargs.pools: missing; give it the pools of args")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from serve_app.live import LiveSettings
-from serve_app.settings import Settings, SettingsError
+from serve_app.settings import Settings
+from serve_app.validation import SettingsError
 
 SETTINGS = Settings.parse(
     {

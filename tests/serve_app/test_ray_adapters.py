@@ -28,8 +28,9 @@ from serve_app.routing.journal import Journal
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.routing.router import Decision
 from serve_app.routing.snapshot import PoolState
-from serve_app.settings import Settings, SettingsError
+from serve_app.settings import Settings
 from serve_app.telemetry.routing import RayRoutingMetrics
+from serve_app.validation import SettingsError
 from tests.serve_app.conftest import (
     MODEL,
     FakeMeasurements,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.settings import Settings, SettingsError
+from serve_app.settings import Settings
+from serve_app.validation import SettingsError
 
 POOL = {"accelerator": "cpu", "framework": "cpu"}
 
