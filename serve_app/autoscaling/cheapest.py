@@ -117,6 +117,7 @@ def _integer_program(
     solver = highspy.Highs()  # type: ignore[no-untyped-call]
     for option, value in (
         ("output_flag", False),
+        ("log_to_console", False),  # its solvers within print all the same
         ("threads", 1),
         ("presolve", "off"),  # takes longer than so small a program
         ("mip_heuristic_effort", 0.0),
