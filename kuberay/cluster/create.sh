@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # An EKS cluster with what Karpenter needs: its roles, policies and queue (its own CloudFormation
 # template, at the pinned version), then the cluster itself. Some 20 minutes.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 set -a
@@ -8,8 +9,9 @@ set -a
 source "$here/cluster.env"
 # shellcheck source=../helm/versions.env
 source "$here/../helm/versions.env"
-AWS_ACCOUNT_ID="$(aws sts get-caller-identity --query Account --output text)"
 set +a
+account="$(aws sts get-caller-identity --query Account --output text)"
+export AWS_ACCOUNT_ID="$account"
 
 template="$(mktemp)"
 trap 'rm -f "$template"' EXIT
@@ -18,6 +20,7 @@ curl -fsSL -o "$template" \
 aws cloudformation deploy --region "$AWS_REGION" --stack-name "Karpenter-$CLUSTER_NAME" \
   --template-file "$template" --capabilities CAPABILITY_NAMED_IAM \
   --parameter-overrides "ClusterName=$CLUSTER_NAME"
+# shellcheck disable=SC2016  # names for envsubst
 envsubst '$CLUSTER_NAME $AWS_REGION $AWS_ACCOUNT_ID $KUBERNETES $VPC_CIDR' <"$here/eksctl.yaml.in" |
   eksctl create cluster -f -
 # The first spot node of an account needs this role.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the controllers that the overlays count on, each at its pinned version. Running it again
 # changes nothing. `kuberay/helm/install.sh keda` installs one alone.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 set -a

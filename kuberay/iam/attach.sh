@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Gives each service account the role that its JSON file describes, by EKS Pod Identity.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=../cluster/cluster.env

@@ -3,7 +3,7 @@
 ARG BASE=public.ecr.aws/deep-learning-containers/base:runtime-cu130-amzn2023
 FROM ${BASE}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-USER root
+USER 0
 COPY kuberay/images/user.sh /tmp/
 # hadolint ignore=DL3041
 RUN dnf install -y --setopt=install_weak_deps=False python3.11 python3.11-pip wget procps-ng gcc python3.11-devel \

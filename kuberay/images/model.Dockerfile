@@ -4,7 +4,7 @@ ARG BASE
 FROM ${BASE}
 ARG MODEL
 ARG REVISION
-USER root
+USER 0
 RUN --mount=type=secret,id=hub-token \
     HF_TOKEN_PATH=/run/secrets/hub-token HF_HOME=/opt/huggingface python -c \
     "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1], revision=sys.argv[2], allow_patterns=['*.json', '*.txt', '*.safetensors', '*.model'])" \

@@ -3,7 +3,7 @@
 ARG BASE=public.ecr.aws/neuron/pytorch-inference-neuronx:2.8.0-neuronx-py311-sdk2.26.1-ubuntu22.04
 FROM ${BASE}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-USER root
+USER 0
 COPY kuberay/images/user.sh /tmp/
 RUN bash /tmp/user.sh && rm /tmp/user.sh
 WORKDIR /app
