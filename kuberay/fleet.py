@@ -3,29 +3,87 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from serve_app.live import Price
-from serve_app.settings import SettingsError, Strict, parse
+from serve_app.settings import PoolSettings, SettingsError, Strict, parse
 
 HERE = Path(__file__).parent
 FAMILIES = HERE / "serve" / "families.yaml"
 VARIANTS = HERE / "serve" / "variants.yaml"
 
 
+class Node(Strict):
+    """What Karpenter may launch for a family.
+
+    Attributes:
+        family: EC2 instance family, such as ``g5``.
+        sizes: instance sizes, the smallest first.
+        device: Kubernetes resource of the accelerator; also the key of the nodes' taint.
+        limit: most devices of all nodes together.
+    """
+
+    family: str
+    sizes: list[str] = Field(min_length=1)
+    device: Literal["nvidia.com/gpu", "aws.amazon.com/neuron"]
+    limit: int = Field(ge=1)
+
+
+class Request(Strict):
+    """What a pod asks of its node.
+
+    Attributes:
+        cpu: cores.
+        memory: a Kubernetes quantity, such as ``12Gi``; also the limit.
+        devices: accelerators.
+    """
+
+    cpu: int = Field(ge=1)
+    memory: str = Field(pattern=r"^[1-9][0-9]*[MG]i$")
+    devices: int = Field(ge=1)
+
+
 class Family(Strict):
     """One hardware family.
 
     Attributes:
+        optional: in ``components/NAME`` instead of among what every overlay has.
         price: US dollars per replica and hour.
-        pool: the pool's settings, as under ``args.pools``; validated with all others.
+        image: the accelerator in the image's tag.
+        node: what Karpenter may launch.
+        pod: what a worker pod asks for.
+        compile: what the compile Job asks for.
+        pool: the pool's settings.
     """
 
+    optional: bool = False
     price: Price
-    pool: dict[str, Any]
+    image: Literal["cuda", "neuron"]
+    node: Node
+    pod: Request
+    compile: Request
+    pool: PoolSettings
+
+    @model_validator(mode="after")
+    def _a_pod_is_a_node(self) -> Family:
+        # The planner pays for nodes, Ray asks for pods: they must be the same thing.
+        if self.pool.elastic is None:
+            raise ValueError("pool.elastic is missing: these nodes come on demand")
+        replicas, devices = self.pool.elastic.replicas_per_node, self.pod.devices
+        if replicas != devices:
+            raise ValueError(
+                f"pool.elastic.replicas_per_node is {replicas}, pod.devices {devices}: a replica"
+                " takes one device, and a pod has a node of its own"
+            )
+        return self
+
+    @property
+    def pods(self) -> int:
+        """Most worker pods."""
+        return self.pool.max_replicas // self.pod.devices
 
 
 class Variant(Strict):

@@ -62,7 +62,7 @@ def _pools(variant: Variant, families: Mapping[str, Family]) -> dict[str, Plain]
     for family in variant.families:
         # 0 is said too: a pool that any machine can host would otherwise keep one.
         pools[family] = {
-            **copy.deepcopy(families[family].pool),
+            **families[family].pool.model_dump(mode="json", exclude_unset=True),
             "min_replicas": variant.warm.get(family, 0),
         }
     return pools
