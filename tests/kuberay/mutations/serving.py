@@ -93,3 +93,13 @@ def alert_on_a_metric_of_nobody(manifest: Manifest) -> None:
 @breaks("monitors-find-their-ports")
 def monitor_of_another_port(manifest: Manifest) -> None:
     the(manifest, "PodMonitor")["spec"]["podMetricsEndpoints"] = [{"port": "http-metrics"}]
+
+
+@breaks("objective-is-measured")
+def another_objective_than_the_alerts(manifest: Manifest) -> None:
+    the(manifest, "PrometheusRule")  # AbsentError without one
+
+    def change(config: Any) -> None:
+        config["applications"][0]["deployments"][0]["user_config"]["slo_s"] = 3
+
+    serve(manifest, change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import promql_parser
 import ray
 
+from serve_app.telemetry.routing import _SECONDS
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, title
+from tests.kuberay.rules.serving import configs
 
 ROOT = Path(__file__).resolve().parents[3]
 # The operator adds this port to every Ray pod.
@@ -185,6 +188,23 @@ def alerts_say_what_to_do(manifest: Manifest) -> Iterator[tuple[str, str]]:
                     and entry.get("annotations", {}).get("summary")
                 ):
                     yield f"{title(one)} {entry['alert']}", "no severity or no summary"
+
+
+@rule
+def objective_is_measured(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Alerts count requests slower than ``slo_s``, which must be a bound of the histogram."""
+    objectives = {
+        float(deployment["user_config"]["slo_s"])
+        for _, config in configs(manifest)
+        for deployment in config["applications"][0].get("deployments", [])
+        if "slo_s" in (deployment.get("user_config") or {})
+    }
+    for where, expression in expressions(manifest):
+        for bound in re.findall(r'took_seconds_bucket\{[^}]*le="([\d.]+)"', expression):
+            if objectives - {float(bound)}:
+                yield where, f'le="{bound}", but slo_s is {sorted(objectives)}'
+            if not any(math.isclose(float(bound), known) for known in _SECONDS):
+                yield where, f'le="{bound}" is not one of the histogram\'s bounds {_SECONDS}'
 
 
 @rule
