@@ -10,7 +10,8 @@ import httpx
 from PIL import Image
 
 _PROMPT = {"prompt": "a red circle on a blue background", "seed": 7}
-_RETRY = frozenset({429, 502, 503, 504})
+# 404 too: the proxy knows no routes before the application is there.
+_RETRY = frozenset({404, 429, 502, 503, 504})
 
 
 def main(argv: list[str] | None = None) -> None:
