@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from kuberay.fleet import HERE, load
-from kuberay.render import drift, rendered
+from kuberay.render import drift, project_version, rendered
+from kuberay.tags import stale
 from serve_app.settings import SettingsError
 
 
@@ -29,10 +30,14 @@ def main(argv: list[str] | None = None) -> int:
         out.print(str(error), markup=False)
         return 2
     if options.check:
-        stale = drift(files, options.root)
-        for path in stale:
-            out.print(f"{path}: differs from its source; run `python -m kuberay render`")
-        return 1 if stale else 0
+        version = project_version()
+        problems = [
+            *(f"{path}: run `python -m kuberay render`" for path in drift(files, options.root)),
+            *(f"{where}; the project's is {version}" for where in stale(options.root, version)),
+        ]
+        for problem in problems:
+            out.print(problem, markup=False)
+        return 1 if problems else 0
     for path, text in files.items():
         target = options.root / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def rendered(fleet: Fleet) -> dict[str, str]:
 
 
 def _family(name: str, family: Family) -> dict[str, str]:
-    version = _version()
+    version = project_version()
     workers = f"components/{name}" if family.optional else f"components/workers/{name}"
     nodes = f"components/{name}/nodepool.yaml" if family.optional else f"nodes/{name}.yaml"
     values = {
@@ -67,7 +67,8 @@ def _family(name: str, family: Family) -> dict[str, str]:
     return {path: _yaml(value, "serve/families.yaml") for path, value in values.items()}
 
 
-def _version() -> str:
+def project_version() -> str:
+    """The version in ``pyproject.toml``: that of the images."""
     text = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
     version: str = tomllib.loads(text)["project"]["version"]
     return version
