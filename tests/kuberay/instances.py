@@ -6,6 +6,7 @@ their family: cores by size, 2 (c), 4 (m) or 8 (r) GiB a core.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class Instance:
         """Whether it has a device that is paid for."""
         return bool(self.gpus or self.neurons)
 
+    @functools.cache  # noqa: B019  (a table that lives as long as the process)
     def labels(self) -> dict[str, str]:
         """Label -> value, of those that depend on the instance type alone."""
         aws = "karpenter.k8s.aws/instance-"

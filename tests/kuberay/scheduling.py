@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -64,16 +66,7 @@ class Pool:
 
     def instances(self) -> list[Instance]:
         """Known instance types that meet the requirements, the smallest first."""
-        found = [i for i in INSTANCES.values() if self._allows(i)]
-        return sorted(found, key=lambda i: (i.cpus, i.memory_gib, i.gpus, i.neurons))
-
-    def _allows(self, instance: Instance) -> bool:
-        values = {**self.labels, **instance.labels()}
-        return all(
-            one["key"] in _ANY_VALUE | {_CAPACITY}
-            or satisfies(values.get(one["key"]), one["operator"], one.get("values"))
-            for one in self.requirements
-        )
+        return list(_allowed(json.dumps(self.labels), json.dumps(self.requirements)))
 
     @property
     def accelerated(self) -> bool:
@@ -91,6 +84,23 @@ class Pool:
         if any(one["operator"] == "In" for one in listed):
             return {v for one in listed for v in one.get("values", [])}
         return None if key in _ANY_VALUE else set()
+
+
+@functools.lru_cache(maxsize=256)
+def _allowed(labels: str, requirements: str) -> tuple[Instance, ...]:
+    common = json.loads(labels)
+    wanted = [one for one in json.loads(requirements) if one["key"] not in _ANY_VALUE | {_CAPACITY}]
+    found = [
+        instance
+        for instance in INSTANCES.values()
+        if all(
+            satisfies(
+                {**common, **instance.labels()}.get(one["key"]), one["operator"], one.get("values")
+            )
+            for one in wanted
+        )
+    ]
+    return tuple(sorted(found, key=lambda i: (i.cpus, i.memory_gib, i.gpus, i.neurons)))
 
 
 def satisfies(value: str | None, operator: str, values: Iterable[str] | None) -> bool:

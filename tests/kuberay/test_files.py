@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -182,6 +183,32 @@ def test_a_broken_policy(action: str, resource: str, what: str) -> None:
     )
     assert any(what in problem for problem in policy_problems(text))
     assert any("JSON" in problem for problem in policy_problems(text[:-1]))
+
+
+# Those that the CloudWatch agent's source names, with dimension ClusterName.
+_INSIGHTS = re.compile(
+    r"(cluster|node|pod|container)_(gpu_(utilization|memory_utilization|memory_total|memory_used"
+    r"|power_draw|temperature|tensor_core_utilization|limit|usage_total|reserved_capacity"
+    r"|unreserved_capacity|available_capacity)|neuroncore_(utilization|limit|usage_total"
+    r"|reserved_capacity|unreserved_capacity|available_capacity|memory_usage_\w+)"
+    r"|neurondevice_hw_ecc_events_total|neuron_execution_(errors_total|latency)"
+    r"|node_count|failed_node_count)"
+)
+
+
+def test_cloudwatch_dashboard_asks_for_what_is_there() -> None:
+    board = json.loads((KUBERAY / "dashboards" / "cloudwatch.json").read_text(encoding="utf-8"))
+    asked = [
+        row[1]
+        for widget in board["widgets"]
+        for row in widget["properties"]["metrics"]
+        if isinstance(row[0], str) and row[0] == "ContainerInsights"
+    ]
+    assert {"node_gpu_utilization", "node_neuroncore_utilization"} <= set(asked)
+    assert [name for name in asked if not _INSIGHTS.fullmatch(name)] == []
+    assert all(w["x"] >= 0 and w["x"] + w["width"] <= 24 for w in board["widgets"])
+    places = [(w["x"], w["y"]) for w in board["widgets"]]
+    assert len(set(places)) == len(places)
 
 
 def test_installed_versions_are_those_of_the_schemas(crds: None) -> None:

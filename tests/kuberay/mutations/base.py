@@ -124,6 +124,6 @@ def notes(manifest: Manifest) -> dict[str, str]:
 def serve(manifest: Manifest, change: Callable[[Any], None]) -> None:
     """Change what ``serveConfigV2`` says."""
     spec = service(manifest)
-    config = yaml.safe_load(spec["serveConfigV2"])
+    config = yaml.load(spec["serveConfigV2"], yaml.CSafeLoader)
     change(config)
-    spec["serveConfigV2"] = yaml.safe_dump(config)
+    spec["serveConfigV2"] = yaml.dump(config, Dumper=yaml.CSafeDumper)

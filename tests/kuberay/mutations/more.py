@@ -14,6 +14,7 @@ from tests.kuberay.mutations.base import (
     container,
     group,
     pool,
+    requirement,
     the,
 )
 
@@ -169,3 +170,23 @@ def mount_without_a_volume(manifest: Manifest) -> None:
 @breaks("workloads-select-themselves")
 def selector_of_other_pods(manifest: Manifest) -> None:
     the(manifest, "Deployment")["spec"]["selector"] = {"matchLabels": {"app": "other"}}
+
+
+@breaks("whole-neuron-nodes")
+def part_of_a_neuron_node(manifest: Manifest) -> None:
+    requirement(pool(manifest, NEURON), "instance-size")["values"] = ["24xlarge"]
+    for part in container(group(manifest, NEURON))["resources"].values():
+        if NEURON in part:
+            part[NEURON] = "2"
+
+
+@breaks("reserved-has-reservations")
+def reserved_without_reservations(manifest: Manifest) -> None:
+    requirement(pool(manifest), "capacity-type")["values"] = ["reserved", "on-demand"]
+    for one in manifest.all("EC2NodeClass"):
+        one["spec"].pop("capacityReservationSelectorTerms", None)
+
+
+@breaks("tokens-where-needed")
+def workers_hold_a_token(manifest: Manifest) -> None:
+    group(manifest)["template"]["spec"]["automountServiceAccountToken"] = True

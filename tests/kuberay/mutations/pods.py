@@ -111,7 +111,7 @@ def an_access_key(manifest: Manifest) -> None:
 
 @breaks("service-accounts-exist")
 def default_service_account(manifest: Manifest) -> None:
-    group(manifest)["template"]["spec"].pop("serviceAccountName")
+    group(manifest)["template"]["spec"]["serviceAccountName"] = "default"
 
 
 @breaks("priorities-exist")

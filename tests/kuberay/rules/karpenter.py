@@ -267,6 +267,30 @@ def _capacity(pod: Workload, pool: Pool) -> set[str]:
 
 
 @rule
+def whole_neuron_nodes(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """More than one but not all of a node's Neuron devices need a scheduler extension."""
+    everything = pools(manifest)
+    for pod in manifest.workloads():
+        wanted = pod.requests().get("aws.amazon.com/neuron", 0.0)
+        for name, instances in places(pod, everything).items() if wanted > 1 else ():
+            split = [i.name for i in instances if wanted < i.neurons]
+            if split:
+                yield pod.where, f"takes {wanted:g} devices of {split} of NodePool {name}"
+
+
+@rule
+def reserved_has_reservations(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Reserved capacity is used only where the NodeClass says which reservations."""
+    for one in manifest.all("NodePool"):
+        pool = Pool(one)
+        named = any("reserved" in (r.get("values") or []) for r in pool.requirements)
+        reference = one["spec"]["template"]["spec"]["nodeClassRef"].get("name", "")
+        node_class = manifest.find("EC2NodeClass", reference) or {"spec": {}}
+        if named and not node_class["spec"].get("capacityReservationSelectorTerms"):
+            yield title(one), f"EC2NodeClass {reference} has no capacityReservationSelectorTerms"
+
+
+@rule
 def pools_agree_with_groups(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """A NodePool's limit allows the replicas that its group may have."""
     everything = pools(manifest)

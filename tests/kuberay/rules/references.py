@@ -77,6 +77,16 @@ def service_accounts_exist(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 @rule
+def tokens_where_needed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Only a Ray head, whose autoscaler asks the API server, holds a Kubernetes token."""
+    for pod in manifest.workloads():
+        account = manifest.find("ServiceAccount", pod.spec.get("serviceAccountName", "")) or {}
+        default = account.get("automountServiceAccountToken", True)
+        if pod.role != "head" and pod.spec.get("automountServiceAccountToken", default):
+            yield pod.where, "automountServiceAccountToken is not false"
+
+
+@rule
 def priorities_exist(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """A pod with an unknown PriorityClass is refused."""
     made = {one["metadata"]["name"] for one in manifest.all("PriorityClass")}

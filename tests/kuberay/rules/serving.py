@@ -19,7 +19,7 @@ def configs(manifest: Manifest) -> Iterator[tuple[Object, dict[str, Any]]]:
     """Every RayService with its Serve config, where that is a mapping."""
     for one in manifest.all("RayService"):
         try:
-            config = yaml.safe_load(one["spec"].get("serveConfigV2", ""))
+            config = yaml.load(one["spec"].get("serveConfigV2", ""), yaml.CSafeLoader)
         except yaml.YAMLError:
             continue  # told by serve_config_parses
         if isinstance(config, dict):
@@ -54,7 +54,7 @@ def serve_config_parses(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Ray's own schema, then this service's settings, take ``serveConfigV2``."""
     for one in manifest.all("RayService"):
         try:
-            config = yaml.safe_load(one["spec"]["serveConfigV2"])
+            config = yaml.load(one["spec"]["serveConfigV2"], yaml.CSafeLoader)
             ServeDeploySchema.model_validate(config)
             (application,) = config["applications"]
             parsed = Settings.parse(application["args"])
