@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,7 +14,7 @@ from compile.environment import mismatches
 from compile.exporters.base import Accelerator, DType, ExportedGraph, ExportRequest, Fact
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT: Final = 1
 _CHUNK = 1 << 20
 
 
