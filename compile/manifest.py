@@ -109,13 +109,13 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a replica is about to run; fields as in ``Manifest``."""
+    """What a replica is about to run; fields as in ``Manifest``; no ``dtype``: any will do."""
 
     model: ModelRecord
     accelerator: Accelerator
     height: int
     width: int
-    dtype: DType
+    dtype: DType | None
     environment: dict[str, Fact]
 
 
@@ -160,7 +160,7 @@ def check(manifest: Manifest, wanted: Wanted) -> None:
         lines.append(f"model.revision: made from {theirs.revision}, here {ours.revision}")
     for name in ("accelerator", "height", "width", "dtype"):
         made, here = getattr(manifest, name), getattr(wanted, name)
-        if made != here:
+        if here is not None and made != here:
             lines.append(f"{name}: made for {made}, here {here}")
     lines += mismatches(manifest.environment, wanted.environment)
     if lines:
