@@ -49,25 +49,33 @@ def ask(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     for attempt in range(1, attempts + 1):
         try:
             return call()
-        except Exception as error:
-            status = _status(error)
-            if not _from_hub(error):
+        except Exception as raised:
+            error = _from_hub(raised)
+            if error is None:
                 raise
+            status = _status(error)
             if attempt == attempts or not _passes(error, status):
-                raise HubError(f"{what}: {_reason(error, status)}", status) from error
+                raise HubError(f"{what}: {_reason(error, status)}", status) from raised
             logger.warning("%s: %s; again in %.1f s", what, _reason(error, status), pause)
         time.sleep(pause)
         pause *= 2
     raise AssertionError("attempts is at least 1")
 
 
-def _from_hub(error: BaseException) -> bool:
-    """Whether it is about the hub and the way to it, and not a full disk or a bug."""
-    if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return True
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    return type(error).__module__.partition(".")[0] in _TRANSPORTS
+def _from_hub(error: BaseException | None) -> BaseException | None:
+    """What it says about the hub and the way to it; ``None`` for a full disk or a bug.
+
+    Some calls wrap the fault of a single file in an error of their own.
+    """
+    while error is not None:
+        if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return error
+        if isinstance(error, ConnectionError | TimeoutError):
+            return error
+        if type(error).__module__.partition(".")[0] in _TRANSPORTS:
+            return error
+        error = error.__cause__
+    return None
 
 
 def _passes(error: BaseException, status: int | None) -> bool:

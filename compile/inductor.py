@@ -44,16 +44,16 @@ def compile_package(
         # torch.export copies its own deprecated objects.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         program = torch.export.export(module, tuple(inputs))
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(path),
-        inductor_configs={
-            "aot_inductor.package_constants_in_so": False,
-            # Else the number of threads is that of the machine that compiled.
-            "cpp.dynamic_threads": True,
-            **configs,
-        },
-    )
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={
+                "aot_inductor.package_constants_in_so": False,
+                # Else the number of threads is that of the machine that compiled.
+                "cpp.dynamic_threads": True,
+                **configs,
+            },
+        )
     held = _tensors(module)
     names = _open(path).get_constant_fqns()
     spec = {name: _describe(held[name]) for name in sorted(names) if name in held}

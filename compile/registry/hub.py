@@ -33,22 +33,18 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class HubRegistry:
     """See ``Registry``. A tag's revision is the commit that it points at.
 
+    The hub's address is huggingface_hub's own (``HF_ENDPOINT``): its older major fails where one
+    is given by argument.
+
     Args:
         repo: ``owner/name`` of a model repository; made, private, when first published to.
         token: ``None`` for the one that huggingface_hub finds (``HF_TOKEN`` or its token file).
-        endpoint: ``None`` for the one that huggingface_hub finds (``HF_ENDPOINT``).
         cache: ``None`` for huggingface_hub's own cache folder.
     """
 
-    def __init__(
-        self,
-        repo: str,
-        token: str | None = None,
-        endpoint: str | None = None,
-        cache: Path | None = None,
-    ) -> None:
+    def __init__(self, repo: str, token: str | None = None, cache: Path | None = None) -> None:
         self.source = repo
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="imagine-serve")
+        self._api = HfApi(token=token, library_name="imagine-serve")
         self._cache = cache
         disable_progress_bars()
 
