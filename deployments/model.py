@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from deployments.model_info import ModelError, local_folder
+from deployments.startup import stage
 
 # diffusers is untyped; this names what it is.
 Pipeline: TypeAlias = Any
@@ -60,12 +61,13 @@ def load_pipeline(source: str, revision: str | None) -> Pipeline:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
+        if folder is None:
+            with stage("download"):
+                folder = Path(
+                    cls.download(source, revision=revision, use_safetensors=True, **extra)
+                )
         pipe = cls.from_pretrained(
-            str(folder) if folder else source,
-            revision=revision,
-            use_safetensors=True,
-            local_files_only=folder is not None,
-            **extra,
+            str(folder), use_safetensors=True, local_files_only=True, **extra
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model.source: {source!r} does not load: {error}") from error

@@ -18,6 +18,7 @@ from deployments.messages import (
 )
 from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
+from deployments.startup import export_startup, recording, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,21 +41,46 @@ class PoolReplica:
     """
 
     def __init__(self, options: ReplicaOptions) -> None:
-        # The module is imported by processes that must stay free of torch; only a replica loads it.
-        from deployments.backends import create_backend
-        from deployments.engine.calibration import choose_rows, measure_step_costs
-        from deployments.engine.service import EngineService
-        from deployments.engine.statistics import Statistics
-
-        begin = time.monotonic()
         self.options = options
-        self.info = load_model_info(options.model_source, options.model_revision)
-        backend = create_backend(options)
-        loaded = time.monotonic()
-        defaults = self.info.defaults
-        self.step_costs = measure_step_costs(
-            backend, defaults.height, defaults.width, options.max_rows
+        with recording() as timeline:
+            self._start(options)
+        self.timeline = timeline
+        export_startup(options.pool, timeline)
+        logger.info(
+            "pool %s ready in %.1f s (%s): %s on %s, %s, %d rows",
+            options.pool,
+            timeline.total,
+            timeline,
+            self.info.name,
+            self.service.engine.backend.facts.device,
+            self.graphs,
+            self.service.engine.max_rows,
         )
+
+    def _start(self, options: ReplicaOptions) -> None:
+        # The module is imported by processes that must stay free of torch; only a replica loads it.
+        with stage("import"):
+            from deployments.backends import create_backend
+            from deployments.engine.calibration import choose_rows, measure_step_costs
+            from deployments.engine.service import EngineService
+            from deployments.engine.statistics import Statistics
+            from deployments.graphs import choose_graphs
+
+        with stage("download"):
+            self.info = load_model_info(options.model_source, options.model_revision)
+            graphs = choose_graphs(options, self.info)
+        if graphs is not None:
+            # A batch beyond the largest graph is several calls: nothing gained, and all wait.
+            most = min(options.max_rows, max(graphs.batches))
+            told = {"max_rows": most, "dtype": options.dtype or graphs.dtype}
+            options = options.model_copy(update=told)
+        backend = create_backend(options, graphs)
+        self.graphs = "the backend's own" if graphs is None else graphs.description
+        defaults = self.info.defaults
+        with stage("warm_up"):
+            self.step_costs = measure_step_costs(
+                backend, defaults.height, defaults.width, options.max_rows
+            )
         self.service = EngineService(
             backend,
             self._finish,
@@ -65,16 +91,8 @@ class PoolReplica:
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
         self.statistics = Statistics(defaults.width * defaults.height)
-        self._warm_up()
-        logger.info(
-            "pool %s ready: %s on %s, %d rows, load %.1f s, warm-up %.1f s",
-            options.pool,
-            self.info.name,
-            backend.facts.device,
-            self.service.engine.max_rows,
-            loaded - begin,
-            time.monotonic() - loaded,
-        )
+        with stage("warm_up"):
+            self._warm_up()
 
     async def generate(self, request: ImageRequest) -> ImageResult | ImageFailure:
         """Paint one picture; the answer is a value either way."""
@@ -108,6 +126,8 @@ class PoolReplica:
             "open": self.service.open,
             "device": engine.backend.facts.device,
             "dtype": str(engine.backend.facts.dtype).removeprefix("torch."),
+            "graphs": self.graphs,
+            "startup_s": dict(self.timeline.seconds),
         }
 
     def check_health(self) -> None:

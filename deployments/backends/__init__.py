@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from deployments.options import Framework, ReplicaOptions
+from deployments.startup import stage
 
 if TYPE_CHECKING:
     from deployments.backends.base import Backend
+    from deployments.backends.packaged import GraphSource
 
 _MODULES: dict[Framework, str] = {
     "cpu": "deployments.backends.cpu",
@@ -37,8 +39,12 @@ def _hushed_transformers() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def create_backend(options: ReplicaOptions) -> Backend:
+def create_backend(options: ReplicaOptions, graphs: GraphSource | None = None) -> Backend:
     """Import the framework's module and load the model on its device.
+
+    Args:
+        options: what the replica was told.
+        graphs: compiled ones to run in the place of the model's own parts.
 
     Raises:
         ValueError: no backend for ``options.framework``.
@@ -47,7 +53,8 @@ def create_backend(options: ReplicaOptions) -> Backend:
         raise ValueError(
             f"framework: got {options.framework!r}; this build has {', '.join(sorted(_MODULES))}"
         )
-    with _hushed_transformers():
+    with stage("import"), _hushed_transformers():
         module = import_module(_MODULES[options.framework])
-    backend: Backend = module.create(options)
+    with stage("load"):
+        backend: Backend = module.create(options, graphs)
     return backend

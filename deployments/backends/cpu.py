@@ -9,18 +9,25 @@ from pathlib import Path
 
 import torch
 
+from deployments.backends.packaged import GraphSource
 from deployments.backends.pipeline import PipelineBackend
 from deployments.engine.calibration import LONG_STEP_MS, time_rows
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
+from deployments.startup import stage
 
 DECODE_BATCH = 4
 # Two guided pictures: between one alone, which wants a short step, and a full batch.
 _TRIAL_ROWS = 4
 
 
-def create(options: ReplicaOptions) -> PipelineBackend:
-    """Load the model in float32 (or as told) and choose the number of threads if not told."""
+def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> PipelineBackend:
+    """Load the model in float32 (or as told) and choose the number of threads if not told.
+
+    Args:
+        options: what the replica was told.
+        graphs: compiled ones to run in the place of the model's own parts.
+    """
     torch.set_num_threads(options.threads or usable_cores())
     dtype = getattr(torch, options.dtype or "float32")
     backend = PipelineBackend(
@@ -31,9 +38,12 @@ def create(options: ReplicaOptions) -> PipelineBackend:
         decode_batch=1 if options.deterministic else DECODE_BATCH,
         overlap_decode=False,
     )
+    if graphs is not None:
+        graphs.attach(backend)
     # Timing may choose differently next time, and another number of threads other last bits.
     if options.threads is None and not options.deterministic:
-        torch.set_num_threads(fastest_threads(backend, *backend.own_size))
+        with stage("warm_up"):
+            torch.set_num_threads(fastest_threads(backend, *backend.own_size))
     # A core that the steps leave free decodes beside them: some 10 % more images/s.
     spare = torch.get_num_threads() < usable_cores()
     backend.facts = dataclasses.replace(backend.facts, overlap_decode=spare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from deployments.backends.packaged import GraphSource
 from deployments.backends.pipeline import PipelineBackend
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
@@ -11,8 +12,12 @@ from deployments.options import ReplicaOptions
 DECODE_BATCH = 4
 
 
-def create(options: ReplicaOptions) -> PipelineBackend:
+def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> PipelineBackend:
     """Load the model on the GPU that Ray assigned.
+
+    Args:
+        options: what the replica was told.
+        graphs: compiled ones to run in the place of the model's own parts.
 
     Raises:
         RuntimeError: torch sees no CUDA device.
@@ -22,7 +27,7 @@ def create(options: ReplicaOptions) -> PipelineBackend:
             f"pool {options.pool!r}: framework 'cuda' needs a CUDA build of torch and a GPU; "
             f"torch {torch.__version__} sees none"
         )
-    return PipelineBackend(
+    backend = PipelineBackend(
         load_pipeline(options.model_source, options.model_revision),
         device=torch.device("cuda", 0),
         dtype=getattr(torch, options.dtype or "bfloat16"),
@@ -30,3 +35,6 @@ def create(options: ReplicaOptions) -> PipelineBackend:
         decode_batch=1 if options.deterministic else DECODE_BATCH,
         overlap_decode=False,
     )
+    if graphs is not None:
+        graphs.attach(backend)
+    return backend

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 from deployments.backends.cpu import create as create_cpu
+from deployments.backends.packaged import GraphSource
 from deployments.options import ReplicaOptions
 
 
@@ -51,12 +52,16 @@ class EmulatedBackend:
         return self._inner.decode(latents)
 
 
-def create(options: ReplicaOptions) -> EmulatedBackend:
+def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> EmulatedBackend:
     """The CPU backend, slowed down.
+
+    Args:
+        options: what the replica was told.
+        graphs: compiled ones to run in the place of the model's own parts.
 
     Raises:
         ValueError: no step time is given.
     """
     if options.emulated_step_s is None:
         raise ValueError("emulated_step_s: missing; framework 'emulated' needs it")
-    return EmulatedBackend(create_cpu(options), options.emulated_step_s)
+    return EmulatedBackend(create_cpu(options, graphs), options.emulated_step_s)

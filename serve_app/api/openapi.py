@@ -251,6 +251,13 @@ _MEASURED = _object(
         "device": _TEXT,
         "dtype": _TEXT,
         "max_rows": {"type": "integer", "minimum": 1},
+        "graphs": {**_TEXT, "description": "Which compiled graphs run, if any."},
+        "startup_s": {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": 0},
+            "description": "Seconds of the replica's start by stage: import, download, load,"
+            " artifact, compile, warm_up.",
+        },
         "step_cost_ms": {
             "type": "object",
             "additionalProperties": {"type": "number", "minimum": 0},

@@ -146,5 +146,7 @@ def _measured(description: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "device": description["device"],
         "dtype": description["dtype"],
         "max_rows": description["max_rows"],
+        "graphs": description["graphs"],
+        "startup_s": description["startup_s"],
         "step_cost_ms": {str(rows): cost for rows, cost in description["step_cost_ms"].items()},
     }

@@ -129,7 +129,14 @@ class FakeMeasurements:
 
     async def of(self, pools: Sequence[PoolSnapshot]) -> Mapping[str, Mapping[str, Any]]:
         """By pool."""
-        facts = {"device": "cpu", "dtype": "float32", "max_rows": 4, "step_cost_ms": {1: 2.5, 2: 4}}
+        facts = {
+            "device": "cpu",
+            "dtype": "float32",
+            "max_rows": 4,
+            "graphs": "artifact cpu-64x64",
+            "startup_s": {"load": 1.5},
+            "step_cost_ms": {1: 2.5, 2: 4},
+        }
         return {pool.name: facts | {"rows": 0} for pool in pools if pool.available}
 
 

@@ -68,5 +68,7 @@ def test_pools_shows_the_step_cost(stand: Stand) -> None:
         "device": "cpu",
         "dtype": "float32",
         "max_rows": 4,
+        "graphs": "artifact cpu-64x64",
+        "startup_s": {"load": 1.5},
         "step_cost_ms": {"1": 2.5, "2": 4},
     }

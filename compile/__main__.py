@@ -1,0 +1,7 @@
+"""See ``compile.cli``."""
+
+import sys
+
+from compile.cli import main
+
+sys.exit(main())
