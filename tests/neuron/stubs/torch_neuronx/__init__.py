@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import experimental  # noqa: F401
+from . import experimental
 
 # What the exporter passed to the compiler, for tests: one entry per trace.
 traces: list[dict[str, Any]] = []
@@ -42,7 +42,9 @@ class _Static(torch.nn.Module):
             raise RuntimeError(f"received {len(inputs)} inputs, expected {len(self.shapes)}")
         for i in range(len(inputs)):
             if list(inputs[i].shape) != self.shapes[i]:
-                raise RuntimeError(f"input {i}: received {inputs[i].shape}, expected {self.shapes[i]}")
+                raise RuntimeError(
+                    f"input {i}: received {inputs[i].shape}, expected {self.shapes[i]}"
+                )
             if inputs[i].dtype != self.kinds[i].dtype:
                 raise RuntimeError(f"input {i}: received dtype {inputs[i].dtype}")
 
