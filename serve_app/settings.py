@@ -35,6 +35,8 @@ UNSHOWN = "unshown"
 _MAY_HOLD_KEYS = "fairness"
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
+# Ray's own name for what it assigns by NEURON_RT_VISIBLE_CORES.
+NEURON_CORES = "neuron_cores"
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
@@ -201,6 +203,8 @@ class PoolSettings(Strict):
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
+        artifact: folder of the compiled graphs; for framework ``neuron`` only, whose pool has no
+            replicas without.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
     """
@@ -214,6 +218,7 @@ class PoolSettings(Strict):
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
     emulation: EmulationSettings | None = None
+    artifact: str | None = Field(default=None, min_length=1)
     elastic: ElasticSettings | None = None
 
     @property
@@ -221,6 +226,11 @@ class PoolSettings(Strict):
         """The accelerator as people are shown it: an emulated one says so."""
         emulated = self.framework == "emulated"
         return f"{self.accelerator} (emulated)" if emulated else self.accelerator
+
+    @property
+    def lacks(self) -> str:
+        """The setting without which no replica can start; ``""``: none."""
+        return "artifact" if self.framework == "neuron" and self.artifact is None else ""
 
     @field_validator("min_replicas", mode="before")
     @classmethod
@@ -237,6 +247,21 @@ class PoolSettings(Strict):
             raise ValueError(
                 f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
                 " emulation; it goes with framework 'emulated' only"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _neuron_runs_graphs_on_its_cores(self) -> PoolSettings:
+        if self.framework != "neuron":
+            if self.artifact is not None:
+                raise ValueError(
+                    f"artifact {self.artifact!r} is for framework 'neuron', not"
+                    f" {self.framework!r}: leave it out"
+                )
+        elif (cores := self.resources.resources.get(NEURON_CORES)) not in (1, 2):
+            raise ValueError(
+                f"framework 'neuron' needs resources.resources.{NEURON_CORES} of 1 or 2, got"
+                f" {cores}"
             )
         return self
 

@@ -251,6 +251,16 @@ _MEASURED = _object(
         "device": _TEXT,
         "dtype": _TEXT,
         "max_rows": {"type": "integer", "minimum": 1},
+        "sizes": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1},
+                "minItems": 2,
+                "maxItems": 2,
+            },
+            "description": "The only width and height pairs that the pool paints; null: any.",
+        },
         "step_cost_ms": {
             "type": "object",
             "additionalProperties": {"type": "number", "minimum": 0},
