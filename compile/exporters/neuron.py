@@ -23,7 +23,7 @@ from compile.exporters.base import (
     Progress,
     Tensors,
 )
-from compile.neuron.arguments import complete_options, export_arguments
+from compile.neuron.arguments import check_arguments, complete_options, export_arguments
 from compile.neuron.graphs import COMPONENTS, load_graphs, present, read_json, wrap
 from compile.neuron.specs import describe_graph
 from compile.neuron.surroundings import (
@@ -79,6 +79,7 @@ class NeuronExporter:
             source.symlink_to(snapshot.resolve())
             main_export = _import_exporter()
             arguments = export_arguments(source, target, scratch / "work", tokens, request)
+            check_arguments(arguments, main_export)
             total = len(_expected(snapshot))
             with observed_traces(progress, total) as flags, attention_restored():
                 main_export(**arguments)

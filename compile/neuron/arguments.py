@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optlevel": ("2", "1", "3"),
     "inline_weights": ("true", "false"),
 }
+# Parts of a pipeline that main_export takes the shapes of, under these names.
+SHAPED = ("text_encoder", "unet_or_transformer", "vae_encoder", "vae_decoder")
 
 
 def complete_options(given: Mapping[str, str]) -> dict[str, str]:
@@ -103,3 +106,22 @@ def export_arguments(
         **shapes(1),
         **unet,
     }
+
+
+def check_arguments(arguments: Mapping[str, Any], main_export: Callable[..., Any]) -> None:
+    """Refuse what ``main_export`` would drop without a word, or fill in by itself.
+
+    Raises:
+        ExportError: optimum-neuron takes other arguments than those written down here.
+    """
+    named = {
+        name
+        for name, parameter in inspect.signature(main_export).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    wrong = set(arguments) ^ (named | set(SHAPED))
+    if wrong:
+        raise ExportError(
+            "optimum-neuron: main_export's arguments are not those of 0.4.5 (left out or unknown:"
+            f" {', '.join(sorted(wrong))}); install the pinned version"
+        )

@@ -10,10 +10,10 @@ placements: list[tuple[int, int]] = []
 
 
 def visible_cores() -> int:
-    """How many cores the runtime would give this process."""
-    listed = os.environ.get("NEURON_RT_VISIBLE_CORES", "")
+    """How many cores the runtime would give this process: unless told, all of an inf2.xlarge."""
+    listed = os.environ.get("NEURON_RT_VISIBLE_CORES", "0-1")
     count = 0
-    for part in filter(None, listed.split(",")):
+    for part in listed.split(","):
         first, _, last = part.partition("-")
         count += int(last or first) - int(first) + 1
     return count
