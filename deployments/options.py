@@ -28,7 +28,6 @@ class ReplicaOptions(BaseModel):
         admission: which waiting picture gets the next slot.
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
-        artifact: framework ``neuron``: folder of the compiled graphs.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -46,5 +45,4 @@ class ReplicaOptions(BaseModel):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0)
-    artifact: str | None = None
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -79,7 +79,6 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
         framework=pool.framework,
         model_source=settings.model.source,
         model_revision=settings.model.revision,
-        artifact=pool.artifact,
         emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
         **engine,
     )

@@ -203,8 +203,6 @@ class PoolSettings(Strict):
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
-        artifact: folder of the compiled graphs; for framework ``neuron`` only, whose pool has no
-            replicas without.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
     """
@@ -218,7 +216,6 @@ class PoolSettings(Strict):
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
     emulation: EmulationSettings | None = None
-    artifact: str | None = Field(default=None, min_length=1)
     elastic: ElasticSettings | None = None
 
     @property
@@ -251,14 +248,9 @@ class PoolSettings(Strict):
         return self
 
     @model_validator(mode="after")
-    def _neuron_runs_graphs_on_its_cores(self) -> PoolSettings:
-        if self.framework != "neuron":
-            if self.artifact is not None:
-                raise ValueError(
-                    f"artifact {self.artifact!r} is for framework 'neuron', not"
-                    f" {self.framework!r}: leave it out"
-                )
-        elif (cores := self.resources.resources.get(NEURON_CORES)) not in (1, 2):
+    def _neuron_has_one_or_two_cores(self) -> PoolSettings:
+        cores = self.resources.resources.get(NEURON_CORES)
+        if self.framework == "neuron" and cores not in (1, 2):
             raise ValueError(
                 f"framework 'neuron' needs resources.resources.{NEURON_CORES} of 1 or 2, got"
                 f" {cores}"
