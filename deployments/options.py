@@ -9,6 +9,28 @@ from pydantic import BaseModel, ConfigDict, Field
 Framework = Literal["cpu", "cuda", "neuron", "emulated"]
 DType = Literal["float32", "bfloat16", "float16"]
 Admission = Literal["deadline", "shortest"]
+Fallback = Literal["refuse", "jit"]
+Load = Literal["graphs", "cache"]
+
+
+class ArtifactOptions(BaseModel):
+    """Where a replica's compiled graphs are.
+
+    Attributes:
+        source: registry: a folder or a hub repository (owner/name).
+        tag: which artifact; ``None`` for the newest that fits model, size and machine.
+        revision: what the tag must mean: a commit, or a folder's ``sha256:…``.
+        load: ``graphs``, or ``cache`` to compile just in time with the artifact's compile cache.
+        fallback: when it cannot be used: ``refuse`` to start, or compile just in time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    tag: str | None = None
+    revision: str | None = None
+    load: Load = "graphs"
+    fallback: Fallback = "refuse"
 
 
 class ReplicaOptions(BaseModel):
@@ -28,6 +50,7 @@ class ReplicaOptions(BaseModel):
         admission: which waiting picture gets the next slot.
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
+        artifact: compiled graphs to run; ``None``: the backend does without.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -45,4 +68,5 @@ class ReplicaOptions(BaseModel):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0)
+    artifact: ArtifactOptions | None = None
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -8,7 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments.options import ReplicaOptions
+from deployments.options import ArtifactOptions, ReplicaOptions
 from deployments.replica import PoolReplica
 from serve_app.ingress import Ingress
 from serve_app.settings import INGRESS, PoolSettings, Settings
@@ -79,6 +79,9 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
         framework=pool.framework,
         model_source=settings.model.source,
         model_revision=settings.model.revision,
+        artifact=None
+        if pool.artifact is None
+        else ArtifactOptions.model_validate(pool.artifact.model_dump()),
         emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
         **engine,
     )

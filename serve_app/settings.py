@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.options import Admission, DType, Framework
+from deployments.options import Admission, DType, Fallback, Framework, Load
 
 Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
@@ -169,6 +169,38 @@ class EmulationSettings(Strict):
     step_s: float = Field(gt=0, le=3600, allow_inf_nan=False)
 
 
+class ArtifactSettings(Strict):
+    """Compiled graphs that a pool's replicas run; made by ``python -m compile``.
+
+    They are native code: name a registry that only you can write to, and pin ``revision``.
+
+    Attributes:
+        source: registry: a folder (absolute, or starting with ``.`` or ``~``) or a hub repository.
+        tag: which artifact; when absent, the newest that fits model, size and machine.
+        revision: what the tag must mean: a commit, or ``sha256:…`` for a folder.
+        load: ``"graphs"``, or ``"cache"``: compile just in time with the artifact's compile cache.
+        fallback: when it cannot be used: ``"refuse"`` to start, or ``"jit"``: compile just in time.
+    """
+
+    source: str = Field(min_length=1)
+    tag: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*$")
+    revision: str | None = Field(default=None, pattern=r"^([0-9a-f]{40}|sha256:[0-9a-f]{64})$")
+    load: Load = "graphs"
+    fallback: Fallback = "refuse"
+
+    @model_validator(mode="after")
+    def _usable(self) -> ArtifactSettings:
+        folder = self.source.startswith((".", "/", "~"))
+        if not folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
+            raise ValueError(
+                f"source {self.source!r} is not a folder (absolute, or starting with '.' or '~')"
+                " or a hub repository (owner/name)"
+            )
+        if self.revision is not None and self.tag is None:
+            raise ValueError("revision pins a tag: name the tag too")
+        return self
+
+
 class ElasticSettings(Strict):
     """A pool whose nodes come on demand and are paid for while they are there.
 
@@ -202,6 +234,7 @@ class PoolSettings(Strict):
         drain_s: seconds that a replica being stopped has to finish its requests; what is cut off
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
+        artifact: compiled graphs to run; when absent, the backend does without.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
@@ -215,6 +248,7 @@ class PoolSettings(Strict):
     max_replicas: int = Field(default=1, ge=1, le=1000)
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    artifact: ArtifactSettings | None = None
     emulation: EmulationSettings | None = None
     elastic: ElasticSettings | None = None
 
@@ -248,13 +282,13 @@ class PoolSettings(Strict):
         return self
 
     @model_validator(mode="after")
-    def _neuron_has_one_or_two_cores(self) -> PoolSettings:
-        cores = self.resources.resources.get(NEURON_CORES)
-        if self.framework == "neuron" and cores not in (1, 2):
-            raise ValueError(
-                f"framework 'neuron' needs resources.resources.{NEURON_CORES} of 1 or 2, got"
-                f" {cores}"
-            )
+    def _neuron_compiles_ahead(self) -> PoolSettings:
+        artifact = self.artifact
+        if self.framework == "neuron" and artifact is not None:
+            if artifact.fallback == "jit":
+                raise ValueError("artifact.fallback 'jit' is not for framework 'neuron': 'refuse'")
+            if artifact.load == "cache":
+                raise ValueError("artifact.load 'cache' is not for framework 'neuron': 'graphs'")
         return self
 
     @model_validator(mode="after")
@@ -273,6 +307,16 @@ class PoolSettings(Strict):
         if self.min_replicas > self.max_replicas:
             raise ValueError(
                 f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _neuron_has_one_or_two_cores(self) -> PoolSettings:
+        cores = self.resources.resources.get(NEURON_CORES)
+        if self.framework == "neuron" and cores not in (1, 2):
+            raise ValueError(
+                f"framework 'neuron' needs resources.resources.{NEURON_CORES} of 1 or 2, got"
+                f" {cores}"
             )
         return self
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
@@ -46,20 +47,42 @@ _CLASSES = {
 }
 
 
-def create(options: ReplicaOptions) -> NeuronBackend:
+class LocatedArtifact(Protocol):
+    """An artifact on this machine, every file and its manifest checked."""
+
+    @property
+    def folder(self) -> Path:
+        """Holds optimum-neuron's layout."""
+        ...
+
+
+class FoundGraphs(Protocol):
+    """The compiled graphs that a replica was told to run."""
+
+    @property
+    def located(self) -> LocatedArtifact:
+        """Where they are."""
+        ...
+
+
+def create(options: ReplicaOptions, graphs: FoundGraphs | None = None) -> NeuronBackend:
     """Load the pool's compiled graphs onto the cores that Ray assigned.
+
+    Args:
+        options: what the replica was told.
+        graphs: the pool's artifact, resolved.
 
     Raises:
         ValueError: no artifact is named, or not one or two cores are assigned.
         NeuronGraphError: the artifact does not fit this machine.
     """
-    if options.artifact is None:
+    if graphs is None:
         raise ValueError(
             f"pool {options.pool!r}: artifact: missing; framework 'neuron' runs compiled graphs"
             " only: make them with python -m compile --accelerator neuron"
         )
     cores = assigned_cores(os.environ.get(VISIBLE_CORES))
-    return NeuronBackend(Path(options.artifact), cores)
+    return NeuronBackend(graphs.located.folder, cores)
 
 
 class NeuronBackend(PipelineBackend):
@@ -121,10 +144,10 @@ def assigned_cores(visible: str | None) -> tuple[int, ...]:
         )
     cores: list[int] = []
     for part in visible.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if found is None:
             raise ValueError(f"{VISIBLE_CORES}: got {visible!r}; numbers and ranges needed")
-        cores.extend(range(int(first), int(last or first) + 1))
+        cores.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
     if len(set(cores)) != len(cores) or len(cores) not in (1, 2):
         raise ValueError(
             f"{VISIBLE_CORES}: got {visible!r}; a replica runs on one or two cores"

@@ -103,7 +103,7 @@ def test_a_long_prompt_is_cut_as_ever(build: Build, cores: Callable[[str], None]
 
 
 def test_a_trained_model_paints_the_same(tmp_path: Path, cores: Callable[[str], None]) -> None:
-    """The embedded model: other schedulers' numbers, a real tokenizer, weights that mean something."""
+    """The embedded model: a real tokenizer, weights that mean something."""
     cores("0")
     built = export(EMBEDDED, tmp_path / "out", side=64, rows=4, auto_cast="none")
     backend = NeuronBackend(built.folder, (0,))

@@ -104,7 +104,9 @@ def test_a_pool_whose_settings_lack_something_gets_no_replica() -> None:
     raw |= {"resources": {"num_cpus": 0, "resources": {"neuron_cores": 2}}}
     seen = Seen([INF_NODE], ALL)
     assert decide(pool_needs({"neuron": raw}), seen) == {"neuron": 0}
-    assert decide(pool_needs({"neuron": raw | {"artifact": "/graphs"}}), seen) == {"neuron": 1}
+    assert decide(pool_needs({"neuron": raw | {"artifact": {"source": "/graphs"}}}), seen) == {
+        "neuron": 1
+    }
 
 
 def test_dead_nodes_do_not_count() -> None:

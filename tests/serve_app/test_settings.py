@@ -62,7 +62,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ),
     (
         "neuron without cores",
-        with_pool(framework="neuron", artifact="/graphs"),
+        with_pool(framework="neuron", artifact={"source": "/graphs"}),
         ["framework 'neuron'", "neuron_cores", "got None"],
     ),
     (
@@ -70,7 +70,6 @@ BAD: list[tuple[str, Any, list[str]]] = [
         with_pool(framework="neuron", resources={"resources": {"neuron_cores": 4}}),
         ["neuron_cores", "1 or 2", "got 4"],
     ),
-    ("graphs of a CPU", with_pool(artifact="/graphs"), ["'/graphs'", "'neuron'", "'cpu'"]),
     ("dtype", with_pool(engine={"dtype": "int4"}), ["dtype", "'int4'", "bfloat16"]),
     ("rows", with_pool(engine={"max_rows": 1}), ["max_rows", "at least 2"]),
     ("deterministic", with_pool(engine={"deterministic": "maybe"}), ["deterministic", "true or"]),
@@ -138,7 +137,7 @@ def test_a_neuron_pool_lacks_what_it_cannot_start_without() -> None:
     cores = {"resources": {"neuron_cores": 1}}
     bare = Settings.parse(with_pool(framework="neuron", resources=cores)).pools["cpu"]
     assert bare.lacks == "artifact"
-    whole = with_pool(framework="neuron", resources=cores, artifact="/graphs")
+    whole = with_pool(framework="neuron", resources=cores, artifact={"source": "/graphs"})
     assert Settings.parse(whole).pools["cpu"].lacks == ""
 
 
