@@ -251,6 +251,12 @@ _MEASURED = _object(
         "device": _TEXT,
         "dtype": _TEXT,
         "max_rows": {"type": "integer", "minimum": 1},
+        "step_cost_ms": {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": 0},
+            "description": "Milliseconds of one denoising step by rows in the batch, at the"
+            " default size; measured when the replica started.",
+        },
         "sizes": {
             "type": ["array", "null"],
             "items": {
@@ -260,12 +266,6 @@ _MEASURED = _object(
                 "maxItems": 2,
             },
             "description": "The only width and height pairs that the pool paints; null: any.",
-        },
-        "step_cost_ms": {
-            "type": "object",
-            "additionalProperties": {"type": "number", "minimum": 0},
-            "description": "Milliseconds of one denoising step by rows in the batch, at the"
-            " default size; measured when the replica started.",
         },
     }
 )

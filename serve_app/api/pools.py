@@ -146,6 +146,6 @@ def _measured(description: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "device": description["device"],
         "dtype": description["dtype"],
         "max_rows": description["max_rows"],
-        "sizes": description.get("sizes"),
         "step_cost_ms": {str(rows): cost for rows, cost in description["step_cost_ms"].items()},
+        "sizes": description.get("sizes"),
     }

@@ -77,6 +77,6 @@ def test_pools_shows_the_step_cost(stand: Stand) -> None:
         "device": "cpu",
         "dtype": "float32",
         "max_rows": 4,
-        "sizes": None,
         "step_cost_ms": {"1": 2.5, "2": 4},
+        "sizes": None,
     }
