@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
 STAMP := $(VENV)/.installed
+NEURON := .venv-neuron
+NEURON_STAMP := $(NEURON)/.installed
 OLDER := $(VENV)/older/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo test lint e2e slow bench clean
+.PHONY: setup serve demo test lint e2e slow bench neuron neuron-test clean
 
 setup: $(STAMP)
 
@@ -25,6 +27,21 @@ $(OLDER): $(STAMP) constraints-neuron.txt
 	$(BIN)/pip install --disable-pip-version-check --target $(VENV)/older --no-deps \
 		-c constraints-neuron.txt transformers diffusers tokenizers huggingface_hub
 	touch $@
+
+# The Neuron profile as a whole, for what needs optimum-neuron itself. AWS' device packages come from
+# their own index and are not part of it (PyPI's of these names are placeholders): the tests stand in
+# for them.
+neuron: $(NEURON_STAMP)
+
+$(NEURON_STAMP): pyproject.toml constraints-neuron.txt
+	test -x $(NEURON)/bin/python || $(PYTHON) -m venv $(NEURON)
+	$(NEURON)/bin/pip install --disable-pip-version-check --progress-bar on \
+		-c constraints-neuron.txt -e '.[neuron]' pytest pytest-asyncio
+	touch $@
+
+# optimum-neuron's real exporter and loader on the CPU; see tests/neuron/stubs.
+neuron-test: $(NEURON_STAMP)
+	PYTHONPATH=tests/neuron/stubs USE_TORCH_XLA=0 $(NEURON)/bin/python -m pytest tests/neuron
 
 serve: $(STAMP)
 	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
@@ -53,4 +70,4 @@ demo: $(STAMP)
 	$(BIN)/python -m loadtest.demo
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEURON) .mypy_cache .ruff_cache .pytest_cache

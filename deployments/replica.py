@@ -52,7 +52,8 @@ class PoolReplica:
             timeline.total,
             timeline,
             self.info.name,
-            self.service.engine.backend.facts.device,
+            self.service.engine.backend.facts.accelerator
+            or self.service.engine.backend.facts.device,
             self.graphs,
             self.service.engine.max_rows,
         )
@@ -77,15 +78,14 @@ class PoolReplica:
         backend = create_backend(options, graphs)
         self.graphs = "the backend's own" if graphs is None else graphs.description
         defaults = self.info.defaults
+        self.width, self.height = (backend.facts.sizes or ((defaults.width, defaults.height),))[0]
         with stage("warm_up"):
-            self.step_costs = measure_step_costs(
-                backend, defaults.height, defaults.width, options.max_rows
-            )
+            self.step_costs = measure_step_costs(backend, self.height, self.width, options.max_rows)
         self.service = EngineService(
             backend,
             self._finish,
             max_rows=choose_rows(self.step_costs),
-            reference_pixels=defaults.width * defaults.height,
+            reference_pixels=self.width * self.height,
             max_queued=options.max_queued,
             admission=options.admission,
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
@@ -116,11 +116,19 @@ class PoolReplica:
         }
 
     async def describe(self) -> dict[str, Any]:
-        """What this replica was measured to do and what it is doing."""
+        """What this replica was measured to do and what it is doing.
+
+        Step costs and most rows are told in rows of the model's own size, as the ingress counts.
+        """
         engine = self.service.engine
+        defaults, facts = self.info.defaults, engine.backend.facts
+        larger = self.width * self.height / (defaults.width * defaults.height)
         return {
-            "step_cost_ms": self.step_costs,
-            "max_rows": engine.max_rows,
+            "step_cost_ms": {
+                max(1, round(rows * larger)): cost for rows, cost in self.step_costs.items()
+            },
+            "max_rows": max(1, round(engine.max_rows * larger)),
+            "sizes": None if facts.sizes is None else [list(size) for size in facts.sizes],
             "rows": engine.rows,
             "waiting": engine.waiting,
             "open": self.service.open,
@@ -141,15 +149,14 @@ class PoolReplica:
 
     def _warm_up(self) -> None:
         """One real picture, so that every part has run before the replica calls itself ready."""
-        defaults = self.info.defaults
         request = ImageRequest(
             request_id="warm-up",
             prompt="warm-up",
             negative_prompt="",
-            width=defaults.width,
-            height=defaults.height,
+            width=self.width,
+            height=self.height,
             num_inference_steps=2,
-            guidance_scale=defaults.guidance_scale,
+            guidance_scale=self.info.defaults.guidance_scale,
             seed=0,
         )
         answer: list[ImageResult | ImageFailure] = []

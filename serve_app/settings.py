@@ -25,6 +25,8 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
+# Ray's own name for what it assigns by NEURON_RT_VISIBLE_CORES.
+NEURON_CORES = "neuron_cores"
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
@@ -235,6 +237,11 @@ class PoolSettings(Strict):
         emulated = self.framework == "emulated"
         return f"{self.accelerator} (emulated)" if emulated else self.accelerator
 
+    @property
+    def lacks(self) -> str:
+        """The setting without which no replica can start; ``""``: none."""
+        return "artifact" if self.framework == "neuron" and self.artifact is None else ""
+
     @field_validator("min_replicas", mode="before")
     @classmethod
     def _one_on_any_machine(cls, value: Any, info: ValidationInfo) -> Any:
@@ -279,6 +286,16 @@ class PoolSettings(Strict):
         if self.min_replicas > self.max_replicas:
             raise ValueError(
                 f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _neuron_has_one_or_two_cores(self) -> PoolSettings:
+        cores = self.resources.resources.get(NEURON_CORES)
+        if self.framework == "neuron" and cores not in (1, 2):
+            raise ValueError(
+                f"framework 'neuron' needs resources.resources.{NEURON_CORES} of 1 or 2, got"
+                f" {cores}"
             )
         return self
 

@@ -18,6 +18,7 @@ _MODULES: dict[Framework, str] = {
     "cpu": "deployments.backends.cpu",
     "cuda": "deployments.backends.cuda",
     "emulated": "deployments.backends.emulated",
+    "neuron": "deployments.backends.neuron",
 }
 
 

@@ -52,7 +52,7 @@ class BackendFacts:
     """What the engine must know of a backend.
 
     Attributes:
-        device: e.g. ``cpu`` or ``cuda:0``, for people.
+        device: of latents and embeddings, e.g. ``cpu`` or ``cuda:0``.
         dtype: of latents and embeddings.
         latent_channels: channels of a latent.
         scale_factor: pixels per latent cell.
@@ -63,6 +63,8 @@ class BackendFacts:
         decode_batch: most latents decoded in one call.
         overlap_decode: decode in a thread beside the steps, not between them.
         zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
+        accelerator: where the graphs run, for people, if that is not ``device``.
+        sizes: the only picture sizes (width, height) in pixels, or ``None`` for any.
     """
 
     device: str
@@ -76,6 +78,8 @@ class BackendFacts:
     decode_batch: int
     overlap_decode: bool
     zero_empty_negative: bool
+    accelerator: str | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
 
 
 class Backend(Protocol):

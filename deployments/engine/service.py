@@ -84,6 +84,8 @@ class EngineService:
         if self._stopping or self.engine.fault is not None:
             message = self.engine.fault or "the replica is shutting down"
             return ImageFailure(code="device_error", message=message, retryable=True)
+        if (refusal := self._wrong_size(request)) is not None:
+            return refusal
         if self.open >= self._max_queued + self.engine.max_rows:
             message = f"{self.open} requests are waiting here already"
             return ImageFailure(code="overloaded", message=message, retryable=True)
@@ -105,6 +107,19 @@ class EngineService:
             self._jobs.discard(job)
             job.cancelled = True  # no effect on an answered job
             self._notify()
+
+    def _wrong_size(self, request: ImageRequest) -> ImageFailure | None:
+        sizes, size = self.engine.backend.facts.sizes, (request.width, request.height)
+        if sizes is None or size in sizes:
+            return None
+        allowed = ", ".join(f"{width} x {height}" for width, height in sizes)
+        return ImageFailure(
+            code="invalid_request",
+            message=f"width, height: got {size[0]} x {size[1]}; this pool was compiled for"
+            f" {allowed}",
+            param="height" if size[0] in {width for width, _ in sizes} else "width",
+            retryable=True,  # on another pool
+        )
 
     def check(self) -> None:
         """Raise if the device failed or hangs or the loop died.

@@ -264,6 +264,16 @@ _MEASURED = _object(
             "description": "Milliseconds of one denoising step by rows in the batch, at the"
             " default size; measured when the replica started.",
         },
+        "sizes": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1},
+                "minItems": 2,
+                "maxItems": 2,
+            },
+            "description": "The only width and height pairs that the pool paints; null: any.",
+        },
     }
 )
 _NUMBER = {"type": "number", "minimum": 0}

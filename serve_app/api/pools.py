@@ -149,4 +149,5 @@ def _measured(description: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "graphs": description["graphs"],
         "startup_s": description["startup_s"],
         "step_cost_ms": {str(rows): cost for rows, cost in description["step_cost_ms"].items()},
+        "sizes": description.get("sizes"),
     }

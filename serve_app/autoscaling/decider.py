@@ -127,7 +127,7 @@ class Decider:
                 pinned=name in pinned,
             )
             for name, need in self._needs.items()
-            if need.framework in seen.frameworks
+            if need.runs(seen)
         ]
         options = replace(self._options, slo_s=reports[0]["slo_s"])
         made = plan(now, views, demand_of(reports), options, before)

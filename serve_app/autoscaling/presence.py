@@ -20,6 +20,7 @@ class PoolNeed:
         needs: Ray resource name -> amount for one replica.
         special: whether ``needs`` holds more than CPU cores, so that presence decides.
         framework: which backend its replicas run.
+        complete: the settings name all that a replica needs to start.
         min_replicas, max_replicas: bounds on the count while it can be hosted at all.
         elastic: how long nodes take to come on demand; ``None``: none come.
     """
@@ -30,6 +31,11 @@ class PoolNeed:
     min_replicas: int
     max_replicas: int
     elastic: ElasticSettings | None = None
+    complete: bool = True
+
+    def runs(self, seen: Seen) -> bool:
+        """Whether a replica could start where its resources are."""
+        return self.complete and self.framework in seen.frameworks
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,9 @@ def decide(pools: Mapping[str, PoolNeed], seen: Seen) -> dict[str, int]:
     turns, in the order given, placing one replica after the other on the first node that has
     room, up to their maximum; so pools that need the same hardware share it. Each gets its first
     replica before the plain pools' minimum takes up room, as accelerators must not idle for want
-    of a core. A pool whose framework cannot run gets 0.
+    of a core. A pool that cannot run gets 0.
     """
-    runnable = {name: pool for name, pool in pools.items() if pool.framework in seen.frameworks}
+    runnable = {name: pool for name, pool in pools.items() if pool.runs(seen)}
     targets = dict.fromkeys(pools, 0)
     rooms = [dict(node) for node in seen.nodes]
     growing = [name for name, pool in runnable.items() if pool.special]
@@ -131,6 +137,7 @@ def pool_needs(raw: Mapping[str, Any]) -> dict[str, PoolNeed]:
             needs=pool.resources.needs(),
             special=pool.resources.special,
             framework=pool.framework,
+            complete=not pool.lacks,
             min_replicas=pool.min_replicas,
             max_replicas=pool.max_replicas,
             elastic=pool.elastic,

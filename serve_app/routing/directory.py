@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from serve_app.live import LiveSettings
 from serve_app.routing.breaker import Breaker, BreakerOptions
 from serve_app.routing.observations import Observations
-from serve_app.routing.snapshot import Observed, PoolSnapshot, PoolState
+from serve_app.routing.snapshot import Observed, PoolSnapshot, PoolState, Sizes
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
 from serve_app.settings import INGRESS, PoolSettings
@@ -26,6 +26,7 @@ class PoolRecord:
         observations: how earlier requests went.
         breaker: whether the pool is kept out of rotation.
         measured: step costs that a replica of the pool found by calibration.
+        sizes: the only picture sizes that its replicas paint; ``None``: any.
         profile, speed: in force: configured, else derived from ``measured``.
         gone: whether it had no ready replica when last looked at.
     """
@@ -34,6 +35,7 @@ class PoolRecord:
     observations: Observations = field(default_factory=Observations)
     breaker: Breaker = field(default_factory=lambda: Breaker(BreakerOptions()))
     measured: Speed | None = None
+    sizes: Sizes | None = None
     profile: Profile | None = None
     speed: Speed | None = None
     gone: bool = False
@@ -98,9 +100,10 @@ class PoolDirectory:
             record.breaker.options = options
             self._derive(name)
 
-    def measured(self, name: str, speed: Speed) -> None:
-        """A replica of the pool has told its step costs."""
+    def measured(self, name: str, speed: Speed, sizes: Sizes | None = None) -> None:
+        """A replica of the pool has told its step costs, and the only sizes that it paints."""
         self._records[name].measured = speed
+        self._records[name].sizes = sizes
         self._derive(name)
 
     def snapshots(self) -> list[PoolSnapshot]:
@@ -135,6 +138,8 @@ class PoolDirectory:
                 # The others are taken to do as this one does: proxies spread requests evenly
                 # over ingress replicas. So they need not talk, nor rush to one pool together.
                 load=self._records[name].load.times(peers),
+                sizes=self._records[name].sizes,
+                lacks=pool.lacks,
             )
             for name, pool in self._pools.items()
         ]

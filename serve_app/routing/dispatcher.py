@@ -263,9 +263,9 @@ class Dispatcher:
         key's turn counts as waiting.
         """
         pools = self._directory.snapshots()
-        usable = in_rotation(pools, pin)
+        usable = in_rotation(pools, pin, work.size)
         if not usable:
-            raise self._refused(unavailable(pools, pin))
+            raise self._refused(unavailable(pools, pin, work.size))
         rate = _row_steps_per_s(usable)
         turn_s = gate.ahead(key) / rate if rate > 0 else 0.0
         candidates = [
@@ -324,6 +324,9 @@ class Dispatcher:
             if not again or sent >= most:
                 raise failure
             failed[choice.pool.name] = failure
+            # What does not suit one pool never will, but may suit another.
+            if failure.code == "invalid_request" and not self._elsewhere(wishes.pin, failed):
+                raise failure
             if not self._elsewhere(wishes.pin, failed):
                 await self._noticed(choice.pool, wishes.pin, failed, limit)
 

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.snapshot import PoolSnapshot, Sizes
 from serve_app.routing.speed import Speed
+
+Learned = Callable[[str, Speed, Sizes | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +31,14 @@ class Measurements:
 
     Args:
         handles: one handle per pool.
-        learned: told the name and the speed of each pool that has described itself.
+        learned: told the name of each pool that has described itself, its speed and the only
+            picture sizes that it paints (``None``: any).
     """
 
     def __init__(
         self,
         handles: Mapping[str, Describing],
-        learned: Callable[[str, Speed], None] = lambda name, speed: None,
+        learned: Learned = lambda name, speed, sizes: None,
     ) -> None:
         self._handles = handles
         self._learned = learned
@@ -68,10 +71,16 @@ class Measurements:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 description = await self._handles[name].describe()
-            self._learned(name, Speed(description["step_cost_ms"], description["max_rows"]))
+            speed = Speed(description["step_cost_ms"], description["max_rows"])
+            self._learned(name, speed, _sizes(description))
             self._known[name] = description
         except Exception as error:  # it is asked again later; the pool may just have gone
             self._not_before[name] = time.monotonic() + _AGAIN_S
             log.warning(
                 "pool %s does not describe itself: %s: %s", name, type(error).__name__, error
             )
+
+
+def _sizes(description: Mapping[str, Any]) -> Sizes | None:
+    told = description.get("sizes")
+    return None if told is None else frozenset((int(width), int(height)) for width, height in told)

@@ -60,7 +60,7 @@ class Decision:
 class Refusal:
     """Why no pool takes the request, and when trying again makes sense, if it does."""
 
-    code: Literal["unavailable", "overloaded", "deadline_exceeded"]
+    code: Literal["unavailable", "overloaded", "deadline_exceeded", "invalid_request"]
     message: str
     param: str | None = None
     retry_after_s: int | None = None
@@ -94,9 +94,9 @@ def route(
         left_s: seconds to the caller's deadline, if there is one.
         failed: names of pools that this request was tried on.
     """
-    usable = in_rotation(pools, wishes.pin)
+    usable = in_rotation(pools, wishes.pin, work.size)
     if not usable:
-        return unavailable(pools, wishes.pin)
+        return unavailable(pools, wishes.pin, work.size)
     candidates = without(failed, weigh(usable, work, limits, left_s))
     if not any(one.fits for one in candidates):
         return refusal(candidates, limits, left_s)
@@ -104,7 +104,7 @@ def route(
         return _decide(candidates[0], "retry" if failed else "pinned")
     if not failed:
         for pool in pools:
-            if pool.probe and pool.available:
+            if pool.probe and pool.available and pool.paints(work.size):
                 total_s = predict(pool, work).total_s
                 # A probe that fails is painted elsewhere, which takes its time again.
                 if left_s is None or 2 * total_s <= left_s:
@@ -118,10 +118,19 @@ def route(
     return _decide(chosen, "retry" if failed else "policy")
 
 
-def in_rotation(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
-    """The pools that may be sent the request: those not held, else all that are available."""
-    available = [pool for pool in pools if pool.available and pin in (None, pool.name)]
-    return [pool for pool in available if not pool.held] or available
+def in_rotation(
+    pools: Sequence[PoolSnapshot], pin: str | None, size: tuple[int, int] | None = None
+) -> list[PoolSnapshot]:
+    """The pools that may be sent a request for a picture of ``size`` (width, height).
+
+    Those not held, else all that are available.
+    """
+    able = [pool for pool in _available(pools, pin) if pool.paints(size)]
+    return [pool for pool in able if not pool.held] or able
+
+
+def _available(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
+    return [pool for pool in pools if pool.available and pin in (None, pool.name)]
 
 
 def without(failed: Collection[str], candidates: list[Candidate]) -> list[Candidate]:
@@ -173,8 +182,12 @@ def refusal(candidates: Sequence[Candidate], limits: WaitLimits, left_s: float |
     )
 
 
-def unavailable(pools: Sequence[PoolSnapshot], pin: str | None) -> Refusal:
-    """No pool, or not the pinned one, has a replica."""
+def unavailable(
+    pools: Sequence[PoolSnapshot], pin: str | None, size: tuple[int, int] | None = None
+) -> Refusal:
+    """No pool, or not the pinned one, has a replica, or none that has paints this size."""
+    if size is not None and (others := _available(pools, pin)):
+        return _wrong_size(others, size)
     whys = [
         f"{pool.name}: {pool.why_unavailable}"
         for pool in pools
@@ -186,6 +199,20 @@ def unavailable(pools: Sequence[PoolSnapshot], pin: str | None) -> Refusal:
         message=f"{which} ({'; '.join(whys)})",
         param=None if pin is None else "pool",
         retry_after_s=5,
+    )
+
+
+def _wrong_size(pools: Sequence[PoolSnapshot], size: tuple[int, int]) -> Refusal:
+    widths = {width for pool in pools for width, _ in pool.sizes or ()}
+    told = "; ".join(
+        f"{pool.name}: {', '.join(f'{w} x {h}' for w, h in sorted(pool.sizes or ()))}"
+        for pool in pools
+    )
+    return Refusal(
+        code="invalid_request",
+        message=f"width, height: got {size[0]} x {size[1]}, which no pool available now paints;"
+        f" allowed: {told}",
+        param="height" if size[0] in widths else "width",
     )
 
 

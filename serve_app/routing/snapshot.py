@@ -8,6 +8,9 @@ from typing import NamedTuple
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load
 
+# Widths and heights in pixels.
+Sizes = frozenset[tuple[int, int]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
@@ -72,6 +75,9 @@ class PoolSnapshot:
         observed: latency of late; ``None`` without enough answers.
         held: whether its circuit breaker keeps requests away.
         probe: whether it waits for one request to show that it works again.
+        sizes: the only picture sizes (width, height) that it paints; ``None``: any, or not known
+            yet.
+        lacks: the setting without which it has no replicas; ``""``: none.
     """
 
     name: str
@@ -88,6 +94,12 @@ class PoolSnapshot:
     observed: Observed | None = None
     held: bool = False
     probe: bool = False
+    sizes: Sizes | None = None
+    lacks: str = ""
+
+    def paints(self, size: tuple[int, int] | None) -> bool:
+        """Whether pictures of ``size`` (width, height) may be asked of it."""
+        return size is None or self.sizes is None or size in self.sizes
 
     @property
     def ready(self) -> int:
@@ -118,6 +130,8 @@ class PoolSnapshot:
         """A sentence for people; ``""`` when the pool is available."""
         if self.available:
             return ""
+        if self.lacks:
+            return f"not started: its settings name no {self.lacks}"
         if self.state.updating:
             return f"{self.state.updating} replica(s) being reconfigured or found again"
         if self.state.starting:

@@ -15,10 +15,12 @@ class Work:
         rows: rows of the batch (two when guided), as many times more as the picture is larger
             than the model's own size.
         steps: denoising steps it takes.
+        size: width and height in pixels; ``None``: whatever a pool paints.
     """
 
     rows: float
     steps: int
+    size: tuple[int, int] | None = None
 
     @property
     def row_steps(self) -> float:
@@ -32,7 +34,8 @@ class Work:
         steps = request.num_inference_steps
         if request.strength is not None:
             steps = max(1, int(steps * request.strength))
-        return cls(rows * request.width * request.height / reference_pixels, steps)
+        size = (request.width, request.height)
+        return cls(rows * request.width * request.height / reference_pixels, steps, size)
 
 
 @dataclass(slots=True)

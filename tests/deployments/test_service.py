@@ -274,3 +274,18 @@ async def test_a_device_that_dies_while_idle_is_found_in_preparation(make: Make)
     assert (failure.code, failure.retryable) == ("device_error", True)
     with pytest.raises(RuntimeError, match="device lost"):
         service.check()
+
+
+@pytest.mark.parametrize(("height", "param"), [(16, "width"), (24, "width"), (32, "height")])
+async def test_a_size_that_was_not_compiled_is_refused_before_it_is_prepared(
+    make: Make, height: int, param: str
+) -> None:
+    backend = FakeBackend()
+    backend.change(sizes=((16, 16), (24, 24)))
+    service = await make(backend=backend)
+    width = 24 if param == "height" else 32
+    failure = failed(await service.generate(ask(width=width, height=height)))
+    assert (failure.code, failure.param, failure.retryable) == ("invalid_request", param, True)
+    assert "16 x 16, 24 x 24" in failure.message
+    assert backend.encoded == []
+    assert isinstance(await service.generate(ask(width=24, height=24)), ImageResult)

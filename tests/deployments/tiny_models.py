@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -79,9 +81,11 @@ def _scheduler(kind: Kind) -> Any:
 def _tokenizer() -> Any:
     letters = [chr(code) for code in range(33, 127)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=WINDOW
-    )
+    with TemporaryDirectory() as folder:  # transformers 4 takes files alone
+        vocabulary, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}))
+        merges.write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=WINDOW)
 
 
 def _text(cls: Any) -> Any:

@@ -147,7 +147,8 @@ def serving(config: Path, port: int) -> Iterator[Service]:
     from ray.cluster_utils import Cluster
 
     # Every process of the cluster must find our packages.
-    os.environ["PYTHONPATH"] = str(ROOT)
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, inherited)]))
     # A dashboard port of its own: the tests of one run have several clusters.
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": free_port()}

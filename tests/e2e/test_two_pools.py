@@ -36,9 +36,10 @@ def test_hardware_that_appears_is_used(pools: Service) -> None:
         assert response.headers["x-accelerator"] == f"{seen[-1]}-card"
         assert_same_picture(before.content, response.content)
     assert sorted(seen) == ["made_up", "made_up", "twin", "twin"]
-    # The real neuron pool stays at zero: this build has no such framework.
+    # The real neuron pool stays at zero: its settings name no artifact.
     assert pools.pool("neuron")["ready_replicas"] == 0
     assert pools.pool("neuron")["starting_replicas"] == 0
+    assert "no artifact" in pools.pool("neuron")["reason"]
 
 
 def long_requests(count: int, **fields: Any) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ RAW: dict[str, dict[str, Any]] = {
         "accelerator": "inf2.xlarge",
         "framework": "neuron",
         "resources": {"num_cpus": 0, "resources": {"neuron_cores": 2}},
+        "artifact": {"source": "/graphs"},
         "max_replicas": 8,
         "elastic": {"provisioning_s": 100, "start_s": 50},
     },

@@ -196,6 +196,34 @@ async def test_a_retryable_failure_is_retried_elsewhere() -> None:
     assert await bench.pool() == "b"
 
 
+NOT_HERE = fail("invalid_request", retryable=True)
+
+
+async def test_what_one_pool_was_not_compiled_for_goes_to_another() -> None:
+    bench = Bench(a=[NOT_HERE], b=[paint])
+    assert await bench.pool() == "b"
+
+
+@pytest.mark.parametrize("wishes", [{}, {"pin": "a"}])
+async def test_what_no_pool_was_compiled_for_is_refused_at_once(wishes: dict[str, Any]) -> None:
+    bench = Bench(a=[NOT_HERE]) if not wishes else Bench(a=[NOT_HERE], b=[])
+    error = await bench.error(**wishes)
+    assert (error.code, error.param) == ("invalid_request", "prompt")
+    assert bench.log == ["send a"]
+
+
+@pytest.mark.parametrize("live", [{}, {"fairness": {}}])
+async def test_a_size_that_is_known_not_to_be_painted_is_never_sent(live: dict[str, Any]) -> None:
+    bench = Bench(a=[], b=[paint], live=live)
+    bench.directory.measured("a", Speed({2: 10.0}, 2), frozenset({(512, 512)}))
+    assert await bench.pool() == "b"
+    bench.states["b"] = GONE
+    error = await bench.error()
+    assert (error.code, error.param) == ("invalid_request", "width")
+    assert "a: 512 x 512" in str(error)
+    assert bench.log == ["send b"]
+
+
 BREAK_AT_ONCE = {"recovery": {"breaker_failures": 1, "breaker_open_s": 0.2}}
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from serve_app.routing.measurements import Measurements
+from serve_app.routing.snapshot import Sizes
 from serve_app.routing.speed import Speed
 from tests.serve_app.conftest import Stand, snapshot
 
 
 class Pool:
-    def __init__(self, outcome: Any) -> None:
+    def __init__(self, outcome: Any, **more: Any) -> None:
         self.outcome = outcome
+        self.more = more
         self.asked = 0
 
     async def describe(self) -> dict[str, Any]:
@@ -23,7 +25,7 @@ class Pool:
             raise self.outcome
         if self.outcome is None:
             await asyncio.sleep(60)
-        return {"max_rows": self.outcome, "step_cost_ms": {1: 10.0}}
+        return {"max_rows": self.outcome, "step_cost_ms": {1: 10.0}, **self.more}
 
 
 async def test_asked_once_while_available_and_again_afterwards() -> None:
@@ -53,12 +55,19 @@ async def test_a_pool_that_fails_or_hangs_has_none_and_holds_no_other_up(
 
 
 async def test_the_router_learns_the_speed_in_the_background() -> None:
-    learned: dict[str, Speed] = {}
-    measurements = Measurements({"cpu": Pool(4)}, learned.__setitem__)
-    measurements.refresh([snapshot("cpu")])
+    learned: dict[str, tuple[Speed, Sizes | None]] = {}
+
+    def note(name: str, speed: Speed, sizes: Sizes | None) -> None:
+        learned[name] = (speed, sizes)
+
+    pools = {"cpu": Pool(4), "inf2": Pool(8, sizes=[[512, 768]])}
+    measurements = Measurements(pools, note)
+    measurements.refresh([snapshot(name) for name in pools])
     assert learned == {}  # asked, not waited for
     await asyncio.sleep(0.01)
-    assert (learned["cpu"].max_rows, learned["cpu"].step_ms(1)) == (4, 10.0)
+    speed, sizes = learned["cpu"]
+    assert (speed.max_rows, speed.step_ms(1), sizes) == (4, 10.0, None)
+    assert learned["inf2"][1] == {(512, 768)}
 
 
 def test_pools_shows_the_step_cost(stand: Stand) -> None:
@@ -71,4 +80,5 @@ def test_pools_shows_the_step_cost(stand: Stand) -> None:
         "graphs": "artifact cpu-64x64",
         "startup_s": {"load": 1.5},
         "step_cost_ms": {"1": 2.5, "2": 4},
+        "sizes": None,
     }

@@ -99,6 +99,16 @@ def test_needs_of_the_shipped_pools() -> None:
     assert needs.needs == {"CPU": 1.0, "GPU": 1.0}
 
 
+def test_a_pool_whose_settings_lack_something_gets_no_replica() -> None:
+    raw = {"accelerator": "inf2", "framework": "neuron"}
+    raw |= {"resources": {"num_cpus": 0, "resources": {"neuron_cores": 2}}}
+    seen = Seen([INF_NODE], ALL)
+    assert decide(pool_needs({"neuron": raw}), seen) == {"neuron": 0}
+    assert decide(pool_needs({"neuron": raw | {"artifact": {"source": "/graphs"}}}), seen) == {
+        "neuron": 1
+    }
+
+
 def test_dead_nodes_do_not_count() -> None:
     nodes = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False, "Resources": {"GPU": 1}}]
     assert living_nodes(nodes) == [{"CPU": 1.0}]

@@ -30,6 +30,7 @@ def pool(name: str, *, waiting: int = 0, **more: Any) -> PoolSnapshot:
 def send(
     *pools: PoolSnapshot,
     policy: str = "weighted",
+    work: Work = WORK,
     wishes: Wishes = Wishes(),  # noqa: B008 - frozen
     max_wait_s: float | None = None,
     per_pool: dict[str, float] | None = None,
@@ -38,7 +39,7 @@ def send(
     return route(
         pools,
         POLICIES[policy](PolicyOptions()),
-        WORK,
+        work,
         0.0,
         wishes=wishes,
         limits=WaitLimits(total=max_wait_s, pools=per_pool or {}),
@@ -100,6 +101,53 @@ def test_where_a_request_goes(
     pools: list[PoolSnapshot], how: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     assert went(send(*pools, **how)) == expected
+
+
+SQUARE, WIDE = Work(2, 10, (512, 512)), Work(3, 10, (768, 512))
+STATIC = pool("a", weight=90, sizes=frozenset({(512, 512), (256, 512)}))
+STATIC_PROBED = pool("a", held=True, probe=True, sizes=frozenset({(512, 512)}))
+
+
+@pytest.mark.parametrize(
+    ("pools", "how", "expected"),
+    [
+        ([STATIC, B], {"work": SQUARE}, ("a", "policy")),
+        ([STATIC, B], {"work": WIDE}, ("b", "policy")),
+        ([STATIC, B], {"work": WORK}, ("a", "policy")),
+        ([STATIC, B], {"work": WIDE, "wishes": Wishes(sticky="a")}, ("b", "policy")),
+        ([STATIC_PROBED, B], {"work": SQUARE}, ("a", "probe")),
+        ([STATIC_PROBED, B], {"work": WIDE}, ("b", "policy")),
+        # A pool whose breaker holds is used where no other paints the size.
+        ([STATIC, pool("b", held=True)], {"work": WIDE}, ("b", "policy")),
+        ([STATIC, B], {"work": WIDE, "failed": ["b"]}, ("b", "retry")),
+    ],
+)
+def test_a_pool_is_asked_for_sizes_that_it_paints(
+    pools: list[PoolSnapshot], how: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    assert went(send(*pools, **how)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pools", "wishes", "size", "param"),
+    [
+        ([STATIC], Wishes(), (768, 512), "width"),
+        ([STATIC, pool("b", ready=0)], Wishes(), (256, 256), "height"),
+        ([STATIC, B], Wishes(pin="a"), (512, 768), "height"),
+    ],
+)
+def test_a_size_that_no_pool_paints_is_a_bad_request(
+    pools: list[PoolSnapshot], wishes: Wishes, size: tuple[int, int], param: str
+) -> None:
+    why = refused(send(*pools, work=Work(2, 10, size), wishes=wishes))
+    assert (why.code, why.param, why.retry_after_s) == ("invalid_request", param, None)
+    assert f"got {size[0]} x {size[1]}" in why.message
+    assert "a: 256 x 512, 512 x 512" in why.message
+
+
+def test_a_size_is_no_reason_where_nothing_runs() -> None:
+    down = pool("a", ready=0, sizes=frozenset({(512, 512)}))
+    assert refused(send(down, work=WIDE)).code == "unavailable"
 
 
 @pytest.mark.parametrize(

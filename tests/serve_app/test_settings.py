@@ -61,6 +61,16 @@ BAD: list[tuple[str, Any, list[str]]] = [
         with_pool(framework="emulated", emulation={"step_s": 0}),
         ["emulation.step_s", "above 0"],
     ),
+    (
+        "neuron without cores",
+        with_pool(framework="neuron", artifact={"source": "/graphs"}),
+        ["framework 'neuron'", "neuron_cores", "got None"],
+    ),
+    (
+        "neuron on too many cores",
+        with_pool(framework="neuron", resources={"resources": {"neuron_cores": 4}}),
+        ["neuron_cores", "1 or 2", "got 4"],
+    ),
     ("dtype", with_pool(engine={"dtype": "int4"}), ["dtype", "'int4'", "bfloat16"]),
     ("rows", with_pool(engine={"max_rows": 1}), ["max_rows", "at least 2"]),
     ("deterministic", with_pool(engine={"deterministic": "maybe"}), ["deterministic", "true or"]),
@@ -122,6 +132,14 @@ def test_a_pool_that_any_machine_can_host_has_a_replica_by_default(
     settings = Settings.parse(with_pool(**changes))
     assert settings.pools["cpu"].min_replicas == replicas
     assert Settings.parse(settings.model_dump()) == settings
+
+
+def test_a_neuron_pool_lacks_what_it_cannot_start_without() -> None:
+    cores = {"resources": {"neuron_cores": 1}}
+    bare = Settings.parse(with_pool(framework="neuron", resources=cores)).pools["cpu"]
+    assert bare.lacks == "artifact"
+    whole = with_pool(framework="neuron", resources=cores, artifact={"source": "/graphs"})
+    assert Settings.parse(whole).pools["cpu"].lacks == ""
 
 
 def test_an_emulated_pool_says_so() -> None:

@@ -1,0 +1,1 @@
+"""AWS Neuron: what optimum-neuron is told, what it makes, and how that is loaded."""
