@@ -34,6 +34,8 @@ class ImageRequest:
         scheduler: ``"default"`` is the model's own scheduler.
         init_rgb: image-to-image only: ``height*width*3`` raw RGB bytes.
         strength: image-to-image only: 0 < strength <= 1.
+        mask: inpainting only: ``height*width`` bytes, 255 where ``init_rgb`` is repainted and 0
+            where it is kept.
         output_format: encoding of the answer.
         deadline: unix time in seconds by which the answer is wanted, if any.
     """
@@ -49,6 +51,7 @@ class ImageRequest:
     scheduler: SchedulerName = "default"
     init_rgb: bytes | None = None
     strength: float | None = None
+    mask: bytes | None = None
     output_format: OutputFormat = "png"
     deadline: float | None = None
 
