@@ -7,10 +7,13 @@ import logging
 import re
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from deployments.messages import (
     MEDIA_TYPES,
+    ImageEvent,
     ImageFailure,
     ImageRequest,
     ImageResult,
@@ -21,6 +24,7 @@ from deployments.options import ReplicaOptions
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from deployments.engine.job import Job
@@ -43,6 +47,7 @@ class PoolReplica:
         # The module is imported by processes that must stay free of torch; only a replica loads it.
         from deployments.backends import create_backend
         from deployments.engine.calibration import choose_rows, measure_step_costs
+        from deployments.engine.previews import LinearDecoder
         from deployments.engine.service import EngineService
         from deployments.engine.statistics import Statistics
 
@@ -55,9 +60,11 @@ class PoolReplica:
         self.step_costs = measure_step_costs(
             backend, defaults.height, defaults.width, options.max_rows
         )
+        self.decoder = LinearDecoder.fit(backend, defaults.height, defaults.width)
         self.service = EngineService(
             backend,
             self._finish,
+            self._render,
             max_rows=choose_rows(self.step_costs),
             reference_pixels=defaults.width * defaults.height,
             max_queued=options.max_queued,
@@ -83,6 +90,17 @@ class PoolReplica:
         if isinstance(answer, ImageResult):
             self.statistics.done(request, answer.timings, time.monotonic())
         return answer
+
+    async def stream(
+        self, request: ImageRequest
+    ) -> AsyncIterator[ImageEvent | ImageResult | ImageFailure]:
+        """As ``generate``, with progress and previews on the way; the answer is the last item."""
+        self.statistics.arrived(request, time.monotonic())
+        async with aclosing(self.service.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, ImageResult):
+                    self.statistics.done(request, event.timings, time.monotonic())
+                yield event
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve every few seconds; the autoscaling policy sees the values.
@@ -167,6 +185,11 @@ class PoolReplica:
             truncated=job.text.truncated,
             unknown_words=self._unknown_words(request.prompt),
         )
+
+    def _render(self, request: ImageRequest, clean: torch.Tensor) -> bytes:
+        from deployments.picture import encode_preview
+
+        return encode_preview(self.decoder.decode(clean), request)
 
     def _unknown_words(self, prompt: str) -> tuple[str, ...]:
         if self.info.vocabulary is None:

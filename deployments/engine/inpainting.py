@@ -43,6 +43,10 @@ class Kept:
         kept = scheduler.add_noise(self.latents, noise, due) if len(due) else self.latents
         return (1 - self.mask) * kept + self.mask * latents
 
+    def over(self, clean: torch.Tensor) -> torch.Tensor:
+        """Latents without noise, ``[1, channels, h, w]``, with what is kept put back."""
+        return (1 - self.mask) * self.latents + self.mask * clean
+
 
 def read_mask(request: ImageRequest) -> NDArray[np.bool_] | None:
     """``[height, width]``, true where the picture is repainted; ``None`` without a mask."""

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from deployments.backends.base import Backend, TextEmbedding
 from deployments.engine.inpainting import Kept, read_mask, to_cells
 from deployments.engine.job import Conditioning, Job
+from deployments.engine.previews import preview_steps
 from deployments.engine.trajectory import Trajectory, make_scheduler
 from deployments.messages import ImageRequest
 
@@ -47,6 +48,8 @@ class Preparation:
         # Noise is drawn on the CPU, so that a retry on other hardware starts from the same latents.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         job.trajectory = self._trajectory(request, generator)
+        if job.watch is not None:
+            job.preview_steps = preview_steps(job.path.remaining, request.previews)
         # Megabytes that nobody needs any more.
         job.request = replace(request, init_rgb=None, mask=None)
         job.prepared = time.monotonic()
@@ -56,6 +59,7 @@ class Preparation:
         """The order of draws is that of diffusers' pipelines: picture, noise, masked picture."""
         facts = self.backend.facts
         size = (request.height, request.width)
+        height, width = (side // facts.scale_factor for side in size)
         rgb = None
         if request.init_rgb is not None:
             rgb = np.frombuffer(request.init_rgb, np.uint8).reshape(*size, 3).copy()
@@ -75,7 +79,7 @@ class Preparation:
             strength=request.strength,
             init_latents=init,
             fresh=fresh,
-            shape=(1, facts.latent_channels, *(side // facts.scale_factor for side in size)),
+            shape=(1, facts.latent_channels, height, width),
             dtype=facts.dtype,
             device=torch.device(facts.device),
             generator=generator,

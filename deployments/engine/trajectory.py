@@ -16,6 +16,7 @@ from diffusers import (
 )
 from diffusers.utils.torch_utils import randn_tensor
 
+from deployments.engine.clean import predict_clean
 from deployments.engine.inpainting import Kept
 from deployments.messages import SchedulerName
 
@@ -122,6 +123,7 @@ class Trajectory:
             self.latents = self._noise * scheduler.init_noise_sigma
         else:
             self.latents = scheduler.add_noise(init_latents, self._noise, self.timesteps[:1])
+        self._start = start
         self._kept: Kept | None = None
         self._seen: torch.Tensor | None = None
         self._extra = {"generator": generator} if isinstance(scheduler, NOISY) else {}
@@ -132,6 +134,11 @@ class Trajectory:
         """UNet calls still to come."""
         return len(self.timesteps) - self._index
 
+    @property
+    def taken(self) -> int:
+        """UNet calls made so far."""
+        return self._index
+
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The scaled sample ``[1, input channels, h, w]`` and its timestep, a float32 scalar."""
         t = self.timesteps[self._index]
@@ -140,6 +147,13 @@ class Trajectory:
             sample = torch.cat([sample, self._seen], dim=1)
         # int64 timesteps become float32 without loss; the UNet's time projection does the same.
         return sample, t.to(torch.float32)
+
+    def clean(self, prediction: torch.Tensor) -> torch.Tensor:
+        """What ``advance`` with this prediction leads to in the end, roughly: ``[1, c, h, w]``."""
+        t = self.timesteps[self._index]
+        index = self._start + self._index
+        clean = predict_clean(self.scheduler, prediction, self.latents, t, index)
+        return clean if self._kept is None else self._kept.over(clean)
 
     def advance(self, prediction: torch.Tensor) -> None:
         """Take one scheduler step from the model's prediction ``[1, channels, h, w]``."""
