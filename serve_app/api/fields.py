@@ -14,9 +14,10 @@ from serve_app.api.errors import bad_value
 from serve_app.api.quoting import shorten, shorten_name
 from serve_app.settings import Settings, did_you_mean
 
-Kind = Literal["string", "integer", "number"]
+Kind = Literal["string", "integer", "number", "boolean"]
 MAX_SEED = 2**32 - 1
 MAX_DEADLINE_MS = 86_400_000
+MAX_PREVIEWS = 3
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -47,7 +48,7 @@ class Field:
     above: float | None = None
     multiple: int | None = None
     choices: tuple[str, ...] = ()
-    default: str | int | float | None = None
+    default: str | int | float | bool | None = None
     required: bool = False
     in_query: bool = True
 
@@ -59,6 +60,10 @@ class Field:
         """
         if self.kind == "string":
             return self._check_text(value)
+        if self.kind == "boolean":
+            if not isinstance(value, bool):
+                raise self._wrong_type(value)
+            return value
         return self._check_number(value)
 
     def parse_query(self, text: str) -> Any:
@@ -69,6 +74,8 @@ class Field:
             return self.check(int(text))
         if self.kind == "number" and _NUMBER.fullmatch(text):
             return self.check(float(text))
+        if self.kind == "boolean" and text in ("true", "false"):
+            return text == "true"
         raise self._wrong_type(text)
 
     def schema(self) -> dict[str, Any]:
@@ -76,7 +83,9 @@ class Field:
         schema: dict[str, Any] = {"type": self.kind, "description": self.about}
         if self.choices:
             schema["enum"] = list(self.choices)
-        if self.kind == "string":
+        if self.kind == "boolean":
+            bounds = {}
+        elif self.kind == "string":
             bounds = {"minLength": self.low, "maxLength": self.high}
         else:
             bounds = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
@@ -210,6 +219,14 @@ class Fields:
                     {"strength": {"type": "number"}},
                     {"image": {"type": "string"}},
                     required=["image"],
+                ),
+                _if_then(
+                    {"mask": {"type": "string"}}, {"image": {"type": "string"}}, required=["image"]
+                ),
+                _if_then(
+                    {"partial_images": {"type": "integer", "minimum": 1}},
+                    {"stream": {"const": True}},
+                    required=["stream"],
                 ),
                 self._lcm_schema(),
             ],
@@ -349,9 +366,18 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             name="strength",
             kind="number",
             about="How much of the start picture is repainted; needs image (default then 0.8,"
-            " or 1 for a single step).",
+            " or 1 for a single step or with a mask).",
             above=0,
             high=1,
+            in_query=False,
+        ),
+        Field(
+            name="mask",
+            kind="string",
+            about="For inpainting, given as image is: white is repainted, black is kept, and"
+            " transparent counts as black. Of the size of image, or width x height.",
+            low=1,
+            high=limits.max_body_bytes,
             in_query=False,
         ),
         Field(
@@ -359,6 +385,21 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             kind="string",
             about="Encoding of the picture; when absent, the first of these that Accept admits.",
             choices=get_args(OutputFormat),
+        ),
+        Field(
+            name="stream",
+            kind="boolean",
+            about="Answer with server-sent events, whatever Accept says: queued, step, preview and"
+            " at last done or error. Closing the connection ends the work.",
+            default=False,
+        ),
+        Field(
+            name="partial_images",
+            kind="integer",
+            about="Most previews to send on the way; needs stream.",
+            low=0,
+            high=MAX_PREVIEWS,
+            default=0,
         ),
         Field(
             name="pool",

@@ -24,6 +24,14 @@ _ERRORS = {
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
 }
 _RETRYABLE = (429, 503, 504)
+_EVENTS = (
+    "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
+    " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
+    " `steps` (told 20 times a second at most). `preview`: number `preview`, taken after `step`,"
+    " as `b64_json` of `media_type`. At last `done`: what the JSON answer holds; or `error`: the"
+    " common envelope. Comments keep the connection alive, and tell of a picture that is begun"
+    " anew since its replica was lost: its steps count from 1 again, and it comes out the same."
+)
 
 
 def describe(front: Front, fields: Fields) -> _Json:
@@ -96,16 +104,22 @@ def _imagine_responses(*, has_body: bool) -> _Json:
         "Server-Timing",
     )
     images = {media: {"schema": {"type": "string", "format": "binary"}} for media in _IMAGE_TYPES}
-    content = {**images, "application/json": {"schema": _ref("ImagineAnswer")}}
+    content = {
+        **images,
+        "application/json": {"schema": _ref("ImagineAnswer")},
+        "text/event-stream": {"schema": {"type": "string", "description": _EVENTS}},
+    }
     responses: _Json = {
         "200": {
-            "description": "The picture; JSON when Accept prefers it or n > 1.",
+            "description": "The picture; JSON when Accept prefers it or n > 1; events with stream"
+            " (of their headers X-Seed and X-Model alone).",
             "headers": _headers(
                 *always,
                 "X-Prompt-Truncated",
                 "X-Unknown-Words",
                 "Cache-Control",
                 "Vary",
+                "X-Accel-Buffering",
                 "Set-Cookie",
             ),
             "content": content,
@@ -150,7 +164,9 @@ def _get(name: str, summary: str, responses: dict[int, _Json]) -> _Json:
 
 
 def _error(status: int, about: str) -> _Json:
-    names = ("X-Request-Id", "Retry-After") if status in _RETRYABLE else ("X-Request-Id",)
+    names = ["X-Request-Id", "X-Should-Retry"]
+    if status in _RETRYABLE:
+        names.append("Retry-After")
     return {**_json(about, _ref("Error")), "headers": _headers(*names)}
 
 
@@ -373,6 +389,8 @@ _HEADERS = {
     "X-Unknown-Words": _header(
         "Words the model does not know, percent-encoded, separated by commas."
     ),
+    "X-Accel-Buffering": _header("no: a stream's events are not to be held back.", enum=["no"]),
+    "X-Should-Retry": _header("Whether trying again makes sense.", enum=["true", "false"]),
     "Retry-After": _header("Seconds.", pattern="^[0-9]+$"),
     "Cache-Control": _header("no-store"),
     "Vary": _header("Accept"),

@@ -24,7 +24,7 @@ from serve_app.routing.snapshot import PoolState
 from serve_app.routing.work import Work
 from serve_app.settings import Settings
 from tests.serve_app.conftest import MODEL, Stand
-from tests.serve_app.test_bad_requests import TABLE, b64, png
+from tests.serve_app.test_bad_requests import TABLE, b64, flat, png
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,7 +155,14 @@ def test_openapi_is_true_for_every_answer(stand: Stand) -> None:
     client, painter = stand.client, stand.painter
     body = {"prompt": "a red circle"}
     painter.truncated, painter.unknown_words = True, ("zebra",)
-    for extra in ({}, {"output_format": "webp"}, {"n": 2}, {"image": b64(png())}):
+    for extra in (
+        {},
+        {"output_format": "webp"},
+        {"n": 2},
+        {"image": b64(png())},
+        {"image": b64(png()), "mask": b64(flat("white"))},
+        {"stream": True},
+    ):
         document.judge(client.post("/imagine", json={**body, **extra}))
     document.judge(client.post("/imagine", json=body, headers={"accept": "application/json"}))
     document.judge(client.get("/imagine?prompt=a"))
@@ -194,6 +201,9 @@ BEYOND_SCHEMA = {
     "no steps left",
     "guidance 1e999",
     "head of a PNG",
+    "mask size",
+    "mask that marks nothing",
+    "broken image with a mask",
 }
 WITHIN_SCHEMA = [
     bad
@@ -201,7 +211,8 @@ WITHIN_SCHEMA = [
     if bad.fields
     and bad.name not in BEYOND_SCHEMA
     and bad.status != 406
-    and not (bad.param == "image" and bad.says)
+    and not (bad.param in ("image", "mask") and bad.says and bad.name != "mask alone")
+    and bad.name not in ("mask base64",)
 ]
 
 
@@ -226,6 +237,11 @@ def test_the_request_schema_refuses_what_the_service_refuses(stand: Stand, bad: 
         {"scheduler": "lcm", "num_inference_steps": None},
         {"scheduler": None, "num_inference_steps": 60},
         {"num_inference_steps": 60},
+        {"image": b64(png()), "mask": b64(flat("white"))},
+        {"mask": None},
+        {"stream": True, "partial_images": 3},
+        {"partial_images": 0},
+        {"partial_images": None, "stream": None},
     ],
     ids=lambda fields: ",".join(fields),
 )
