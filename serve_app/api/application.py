@@ -18,6 +18,8 @@ from serve_app.api.health import Health
 from serve_app.api.imagine import Imagine
 from serve_app.api.intake import Intake
 from serve_app.api.middleware import RequestIdMiddleware, internal_error
+from serve_app.api.openai.images import Images
+from serve_app.api.openai.models import Models
 from serve_app.api.pools import Pools
 
 
@@ -28,12 +30,17 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     """
     intake = Intake(front)
     imagine, health, docs = Imagine(intake), Health(front), Docs(front)
+    images, models = Images(intake), Models(front)
     painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
     # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
     (painting.methods or set()).discard("HEAD")
     app = Starlette(
         routes=[
             painting,
+            Route("/v1/images/generations", images.generations, methods=["POST"]),
+            Route("/v1/images/edits", images.edits, methods=["POST"]),
+            Route("/v1/models", models.all),
+            Route("/v1/models/{model:path}", models.one),
             Route("/health", health.health),
             Route("/readiness", health.readiness),
             Route("/pools", Pools(front).handle),

@@ -213,25 +213,22 @@ class Fields:
             "type": "object",
             "properties": properties,
             "required": [field.name for field in self.by_name.values() if field.required],
-            "allOf": [
-                _if_then(
-                    # null counts as absent, so that dependentRequired would not do.
-                    {"strength": {"type": "number"}},
-                    {"image": {"type": "string"}},
-                    required=["image"],
-                ),
-                _if_then(
-                    {"mask": {"type": "string"}}, {"image": {"type": "string"}}, required=["image"]
-                ),
-                _if_then(
-                    {"partial_images": {"type": "integer", "minimum": 1}},
-                    {"stream": {"const": True}},
-                    required=["stream"],
-                ),
-                self._lcm_schema(),
-            ],
+            "allOf": self._conditions(),
             "additionalProperties": False,
         }
+
+    def _conditions(self) -> list[dict[str, Any]]:
+        """What must hold between the fields that are there."""
+        # null counts as absent, so that dependentRequired would not do.
+        needs_image = {"image": {"type": "string"}}
+        found = [
+            _if_then({name: {"type": kind}}, needs_image, required=["image"])
+            for name, kind in (("strength", "number"), ("mask", "string"))
+            if name in self.by_name and "image" in self.by_name
+        ]
+        previews = {"partial_images": {"type": "integer", "minimum": 1}}
+        found.append(_if_then(previews, {"stream": {"const": True}}, required=["stream"]))
+        return [*found, self._lcm_schema()]
 
     def _lcm_schema(self) -> dict[str, Any]:
         then = {"num_inference_steps": {"maximum": self.model.lcm_max_steps}}

@@ -133,6 +133,8 @@ class Document:
 
     def judge(self, response: Any) -> None:
         path, method = response.request.url.path, response.request.method.lower()
+        if path.startswith("/v1/models/"):
+            path = "/v1/models/{model}"
         described = self.document["paths"][path][method]["responses"][str(response.status_code)]
         media_type = response.headers["content-type"].split(";")[0]
         schema = described["content"][media_type]["schema"]
@@ -257,7 +259,7 @@ def test_the_request_schema_admits_what_the_service_admits(
 
 def test_openapi_describes_every_route(stand: Stand) -> None:
     inner: Any = create_app(stand.front)
-    routes = {route.path for route in inner._app.routes}
+    routes = {route.path.replace(":path}", "}") for route in inner._app.routes}
     assert routes == set(Document(stand).document["paths"])
 
 
