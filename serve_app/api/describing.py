@@ -48,6 +48,13 @@ def headers(*names: str) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
+def events(about: str, *names: str) -> Json:
+    """The content of a stream of events, by the schema of one."""
+    data = {"type": "string", "contentMediaType": "application/json"}
+    one = {**obj({"event": {"enum": list(names)}, "data": data}), "description": about}
+    return {"text/event-stream": {"schema": one}}
+
+
 def ref(name: str) -> Json:
     """A schema of the components."""
     return {"$ref": f"#/components/schemas/{name}"}

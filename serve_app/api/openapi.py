@@ -12,6 +12,7 @@ from serve_app.api.describing import (
     TEXT_OR_NULL,
     Json,
     error,
+    events,
     get,
     header,
     headers,
@@ -127,7 +128,7 @@ def _imagine_responses(*, has_body: bool) -> Json:
     content = {
         **images,
         "application/json": {"schema": ref("ImagineAnswer")},
-        "text/event-stream": {"schema": {"type": "string", "description": _EVENTS}},
+        **events(_EVENTS, "queued", "step", "preview", "done", "error"),
     }
     responses: Json = {
         "200": {

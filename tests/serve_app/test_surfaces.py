@@ -140,6 +140,12 @@ class Document:
         schema = described["content"][media_type]["schema"]
         if media_type == "application/json":
             self.validator(schema).validate(response.json())
+        if media_type == "text/event-stream":
+            blocks = [b.split("\n") for b in response.text.split("\n\n") if b and b[0] != ":"]
+            assert blocks
+            for name, data in blocks:
+                one = {"event": name.removeprefix("event: "), "data": data.removeprefix("data: ")}
+                self.validator(schema).validate(one)
         told = {name.lower() for name in described.get("headers", {})}
         for name, value in response.headers.items():
             if name not in ("content-type", "content-length"):

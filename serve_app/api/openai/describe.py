@@ -12,6 +12,7 @@ from serve_app.api.describing import (
     TEXT,
     Json,
     error,
+    events,
     get,
     headers,
     json_content,
@@ -72,6 +73,8 @@ def openai_paths() -> Json:
 def openai_schemas(fields: Fields) -> Json:
     """The schemas; ``fields`` are those of ``/imagine``."""
     edit = edit_fields(fields).schema()
+    # What goes together is in the words: JSON Schema's conditions do not judge files.
+    edit.pop("allOf")
     for schema in edit["properties"].values():
         # Form parts are text: there is no null.
         if isinstance(schema["type"], list):
@@ -99,7 +102,7 @@ def openai_schemas(fields: Fields) -> Json:
 
 
 def _painting(name: str, summary: str, content: Json, kind: str) -> Json:
-    events = {"schema": {"type": "string", "description": _EVENTS.format(kind=kind)}}
+    names = (f"{kind}.partial_image", f"{kind}.completed", "error")
     answer = {
         "description": "The pictures; events with stream (of their headers X-Seed and X-Model"
         " alone).",
@@ -120,7 +123,7 @@ def _painting(name: str, summary: str, content: Json, kind: str) -> Json:
         ),
         "content": {
             "application/json": {"schema": ref("ImagesAnswer")},
-            "text/event-stream": events,
+            **events(_EVENTS.format(kind=kind), *names),
         },
     }
     return {
