@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 NEURON := .venv-neuron
 NEURON_STAMP := $(NEURON)/.installed
 OLDER := $(VENV)/older/.installed
+OPENAI_1 := $(VENV)/openai-1/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
@@ -43,10 +44,17 @@ $(NEURON_STAMP): pyproject.toml constraints-neuron.txt
 neuron-test: $(NEURON_STAMP)
 	PYTHONPATH=tests/neuron/stubs USE_TORCH_XLA=0 $(NEURON)/bin/python -m pytest tests/neuron
 
+# The official OpenAI client's first major version, whose users are many.
+$(OPENAI_1): $(STAMP)
+	rm -rf $(VENV)/openai-1
+	$(BIN)/pip install --disable-pip-version-check --target $(VENV)/openai-1 --no-deps \
+		openai==1.109.1 distro==1.9.0
+	touch $@
+
 serve: $(STAMP)
 	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
 
-test: $(STAMP)
+test: $(STAMP) $(OPENAI_1)
 	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE)
 	$(BIN)/python -m pytest -m "e2e and not slow"
 

@@ -34,7 +34,11 @@ class ImageRequest:
         scheduler: ``"default"`` is the model's own scheduler.
         init_rgb: image-to-image only: ``height*width*3`` raw RGB bytes.
         strength: image-to-image only: 0 < strength <= 1.
+        mask: inpainting only: ``height*width`` bytes, 255 where ``init_rgb`` is repainted and 0
+            where it is kept.
         output_format: encoding of the answer.
+        quality: 1 to 100, of JPEG and WebP; ``None`` for the service's own.
+        previews: most partial pictures to show on the way, for requests that are watched.
         deadline: unix time in seconds by which the answer is wanted, if any.
     """
 
@@ -49,7 +53,10 @@ class ImageRequest:
     scheduler: SchedulerName = "default"
     init_rgb: bytes | None = None
     strength: float | None = None
+    mask: bytes | None = None
     output_format: OutputFormat = "png"
+    quality: int | None = None
+    previews: int = 0
     deadline: float | None = None
 
 
@@ -84,6 +91,42 @@ class ImageResult:
     truncated: bool = False
     unknown_words: tuple[str, ...] = ()
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageProgress:
+    """How far a watched picture is.
+
+    Attributes:
+        step: denoising steps taken; 0 while it waits.
+        steps: all there are.
+        place: in the replica's queue while it waits, 1 for the next; ``None`` while it is painted.
+    """
+
+    step: int
+    steps: int
+    place: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePreview:
+    """What a watched picture would be if it were finished now, roughly.
+
+    Attributes:
+        index: 0 for the first preview.
+        step: after which it was taken.
+        steps: all there are.
+        image: encoded bytes of the picture's size and format.
+        media_type: e.g. ``image/png``.
+    """
+
+    index: int
+    step: int
+    steps: int
+    image: bytes
+    media_type: str
+
+
+ImageEvent = ImageProgress | ImagePreview
 
 FailureCode = Literal[
     "invalid_request",  # the request itself cannot be painted here (HTTP 400)

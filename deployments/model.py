@@ -26,7 +26,13 @@ SD_CLASSES = frozenset(
         "LatentConsistencyModelPipeline",
     }
 )
-XL_CLASSES = frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"})
+XL_CLASSES = frozenset(
+    {
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+    }
+)
 
 # Parts that are never fetched: they are not used here, and the safety checker alone is 1.2 GB.
 SD_ABSENT: dict[str, Any] = {
@@ -77,12 +83,12 @@ def load_pipeline(source: str, revision: str | None) -> Pipeline:
 
 
 def _check_parts(source: str, pipe: Pipeline) -> None:
-    """Refuse what loads but cannot paint from text here: in-painting UNets and XL refiners."""
-    channels, wanted = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
-    if channels != wanted:
+    """Refuse what loads but cannot paint from text here: XL refiners and other editing UNets."""
+    channels, latent = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if channels not in (latent, 2 * latent + 1):
         raise ModelError(
-            f"model.source: {source!r}: unet/config.json: in_channels is {channels}; "
-            f"{wanted} needed (in-painting models are not supported)"
+            f"model.source: {source!r}: unet/config.json: in_channels is {channels}; needed: "
+            f"{latent}, or {2 * latent + 1} for an inpainting model"
         )
     if pipe.text_encoder is None or pipe.tokenizer is None:
         raise ModelError(

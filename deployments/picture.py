@@ -21,17 +21,24 @@ PNG_LEVEL = 1
 def encode_picture(
     pixels: NDArray[np.uint8], request: ImageRequest, model: str, revision: str
 ) -> bytes:
-    """Encode ``[height, width, 3]`` pixels in the request's format."""
-    image = Image.fromarray(pixels)
+    """Encode ``[height, width, 3]`` pixels as the request asks, a PNG with its recipe."""
+    return _encode(Image.fromarray(pixels), request, _png_info(request, model, revision))
+
+
+def encode_preview(pixels: NDArray[np.uint8], request: ImageRequest) -> bytes:
+    """Encode a smaller ``[h, w, 3]`` picture, enlarged to the request's size."""
+    size = (request.width, request.height)
+    return _encode(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), request, None)
+
+
+def _encode(image: Image.Image, request: ImageRequest, info: PngInfo | None) -> bytes:
     out = io.BytesIO()
     if request.output_format == "png":
-        image.save(
-            out, "PNG", pnginfo=_png_info(request, model, revision), compress_level=PNG_LEVEL
-        )
+        image.save(out, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
     elif request.output_format == "jpeg":
-        image.save(out, "JPEG", quality=JPEG_QUALITY)
+        image.save(out, "JPEG", quality=request.quality or JPEG_QUALITY)
     else:
-        image.save(out, "WEBP", quality=WEBP_QUALITY)
+        image.save(out, "WEBP", quality=request.quality or WEBP_QUALITY)
     return out.getvalue()
 
 

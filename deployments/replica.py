@@ -7,10 +7,13 @@ import logging
 import re
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from deployments.messages import (
     MEDIA_TYPES,
+    ImageEvent,
     ImageFailure,
     ImageRequest,
     ImageResult,
@@ -22,6 +25,7 @@ from deployments.startup import export_startup, recording, stage
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from deployments.engine.job import Job
@@ -63,6 +67,7 @@ class PoolReplica:
         with stage("import"):
             from deployments.backends import create_backend
             from deployments.engine.calibration import choose_rows, measure_step_costs
+            from deployments.engine.previews import LinearDecoder
             from deployments.engine.service import EngineService
             from deployments.engine.statistics import Statistics
             from deployments.graphs import choose_graphs
@@ -81,9 +86,11 @@ class PoolReplica:
         self.width, self.height = (backend.facts.sizes or ((defaults.width, defaults.height),))[0]
         with stage("warm_up"):
             self.step_costs = measure_step_costs(backend, self.height, self.width, options.max_rows)
+            self.decoder = LinearDecoder.fit(backend, self.height, self.width)
         self.service = EngineService(
             backend,
             self._finish,
+            self._render,
             max_rows=choose_rows(self.step_costs),
             reference_pixels=self.width * self.height,
             max_queued=options.max_queued,
@@ -101,6 +108,17 @@ class PoolReplica:
         if isinstance(answer, ImageResult):
             self.statistics.done(request, answer.timings, time.monotonic())
         return answer
+
+    async def stream(
+        self, request: ImageRequest
+    ) -> AsyncIterator[ImageEvent | ImageResult | ImageFailure]:
+        """As ``generate``, with progress and previews on the way; the answer is the last item."""
+        self.statistics.arrived(request, time.monotonic())
+        async with aclosing(self.service.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, ImageResult):
+                    self.statistics.done(request, event.timings, time.monotonic())
+                yield event
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve every few seconds; the autoscaling policy sees the values.
@@ -194,6 +212,11 @@ class PoolReplica:
             truncated=job.text.truncated,
             unknown_words=self._unknown_words(request.prompt),
         )
+
+    def _render(self, request: ImageRequest, clean: torch.Tensor) -> bytes:
+        from deployments.picture import encode_preview
+
+        return encode_preview(self.decoder.decode(clean), request)
 
     def _unknown_words(self, prompt: str) -> tuple[str, ...]:
         if self.info.vocabulary is None:

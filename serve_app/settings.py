@@ -348,6 +348,8 @@ class IngressSettings(Strict):
         max_ongoing_requests: most requests in one ingress replica at once.
         drain_s: seconds that an ingress being stopped has to finish its requests.
         poll_interval_s: seconds between two looks at the pools' replica states.
+        heartbeat_s: longest silence of a stream of events in seconds; well below the idle time
+            after which what stands in front hangs up.
     """
 
     replicas: int = Field(default=1, ge=1, le=100)
@@ -358,6 +360,7 @@ class IngressSettings(Strict):
     max_ongoing_requests: int = Field(default=1024, ge=1, le=100_000)
     drain_s: Drain = 5
     poll_interval_s: float = Field(default=0.5, ge=0.1, le=60, allow_inf_nan=False)
+    heartbeat_s: float = Field(default=10, ge=0.1, le=300, allow_inf_nan=False)
 
 
 class Settings(Strict):

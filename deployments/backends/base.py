@@ -31,7 +31,8 @@ class DenoiseBatch:
     """One UNet call; every tensor has the same number of rows.
 
     Attributes:
-        latents: ``[rows, channels, height/factor, width/factor]``, already scaled by the scheduler.
+        latents: ``[rows, input channels, height/factor, width/factor]``, already scaled by the
+            scheduler; with a mask-conditioned UNet followed by mask and masked picture.
         timesteps: ``[rows]`` float32; each row at its own step.
         hidden: ``[rows, tokens, dim]``.
         pooled: ``[rows, dim]`` for SDXL.
@@ -65,6 +66,8 @@ class BackendFacts:
         zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
         accelerator: where the graphs run, for people, if that is not ``device``.
         sizes: the only picture sizes (width, height) in pixels, or ``None`` for any.
+        mask_conditioned: an inpainting UNet, which also sees the mask and the latent of the masked
+            picture.
     """
 
     device: str
@@ -80,6 +83,12 @@ class BackendFacts:
     zero_empty_negative: bool
     accelerator: str | None = None
     sizes: tuple[tuple[int, int], ...] | None = None
+    mask_conditioned: bool = False
+
+    @property
+    def input_channels(self) -> int:
+        """Channels that the UNet takes."""
+        return 2 * self.latent_channels + 1 if self.mask_conditioned else self.latent_channels
 
 
 class Backend(Protocol):
@@ -91,12 +100,21 @@ class Backend(Protocol):
         """Encode one text."""
         ...
 
-    def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:
-        """``[height, width, 3]`` pixels to a scaled latent ``[1, channels, h, w]``."""
+    def encode_image(
+        self,
+        rgb: NDArray[np.uint8],
+        generator: torch.Generator,
+        blank: NDArray[np.bool_] | None = None,
+    ) -> torch.Tensor:
+        """``[height, width, 3]`` pixels to a scaled latent ``[1, channels, h, w]``.
+
+        Where ``blank``, ``[height, width]``, is true, middle grey is encoded instead; asked for
+        where the UNet is mask-conditioned only.
+        """
         ...
 
     def denoise(self, batch: DenoiseBatch) -> torch.Tensor:
-        """Predict noise (or velocity) for every row: shaped as ``batch.latents``."""
+        """Predict noise (or velocity) for every row: ``[rows, channels, h, w]``."""
         ...
 
     def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8] | None]:

@@ -36,9 +36,14 @@ class EmulatedBackend:
         """See ``Backend``."""
         return self._inner.encode_prompt(text)
 
-    def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:
+    def encode_image(
+        self,
+        rgb: NDArray[np.uint8],
+        generator: torch.Generator,
+        blank: NDArray[np.bool_] | None = None,
+    ) -> torch.Tensor:
         """See ``Backend``."""
-        return self._inner.encode_image(rgb, generator)
+        return self._inner.encode_image(rgb, generator, blank)
 
     def denoise(self, batch: DenoiseBatch) -> torch.Tensor:
         """See ``Backend``; returns no earlier than ``step_s`` after the call."""

@@ -42,7 +42,7 @@ class PipelineBackend:
                     part.to(dtype=dtype)
         self.pipe: Any = pipe
         self.device = device
-        unet = self.pipe.unet.config
+        unet, channels = self.pipe.unet.config, self.pipe.vae.config.latent_channels
         size_conditioned = unet.addition_embed_type == "text_time"
         # SDXL's VAE overflows in half precision. Cast once: encoding and decoding share it and run
         # in two threads.
@@ -51,7 +51,7 @@ class PipelineBackend:
         self.facts = BackendFacts(
             device=str(device),
             dtype=dtype,
-            latent_channels=unet.in_channels,
+            latent_channels=channels,
             scale_factor=self.pipe.vae_scale_factor,
             scheduler=self.pipe.scheduler,
             guidance_embedding_dim=unet.time_cond_proj_dim,
@@ -60,6 +60,7 @@ class PipelineBackend:
             decode_batch=decode_batch,
             overlap_decode=overlap_decode,
             zero_empty_negative=bool(self.pipe.config.get("force_zeros_for_empty_prompt", False)),
+            mask_conditioned=unet.in_channels != channels,
         )
 
     @property
@@ -88,10 +89,17 @@ class PipelineBackend:
         return TextEmbedding(encoded[0], pooled, truncated)
 
     @torch.inference_mode()
-    def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:
-        """Sample the VAE's posterior as diffusers' image-to-image pipelines do."""
+    def encode_image(
+        self,
+        rgb: NDArray[np.uint8],
+        generator: torch.Generator,
+        blank: NDArray[np.bool_] | None = None,
+    ) -> torch.Tensor:
+        """Sample the VAE's posterior as diffusers' pipelines for images do."""
         vae = self.pipe.vae
         pixels = self.pipe.image_processor.preprocess(Image.fromarray(rgb))
+        if blank is not None:
+            pixels = pixels * torch.from_numpy(~blank)
         pixels = pixels.to(device=self.device, dtype=self.facts.dtype).to(vae.dtype)
         latent = vae.encode(pixels).latent_dist.sample(generator).to(self.facts.dtype)
         mean, std = self._latent_statistics(latent)

@@ -77,7 +77,7 @@ def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, ro
     facts = backend.facts
     cell = facts.scale_factor
     device = torch.device(facts.device)
-    shape = (rows, facts.latent_channels, height // cell, width // cell)
+    shape = (rows, facts.input_channels, height // cell, width // cell)
     batch = DenoiseBatch(
         latents=torch.zeros(shape, dtype=facts.dtype, device=device),
         timesteps=torch.full((rows,), 500.0, device=device),

@@ -19,6 +19,7 @@ from deployments.engine.job import Job
 from deployments.options import Admission
 
 Deliver = Callable[[Job, NDArray[np.uint8]], None]
+Show = Callable[[Job, torch.Tensor], None]
 
 
 class Engine:
@@ -27,6 +28,8 @@ class Engine:
     Args:
         backend: device code.
         deliver: gets each finished job and its picture ``[height, width, 3]``.
+        show: gets a job of which a preview is due, after the step, and its predicted clean latents
+            ``[1, channels, h, w]``; must return at once.
         max_rows: rows of the batch; a guided request takes two.
         reference_pixels: size of picture for which ``max_rows`` and the decode batch were chosen;
             a larger one takes as many times more of them. ``None``: all count the same.
@@ -38,6 +41,7 @@ class Engine:
         self,
         backend: Backend,
         deliver: Deliver,
+        show: Show = lambda job, clean: None,
         *,
         max_rows: int,
         reference_pixels: int | None = None,
@@ -49,6 +53,7 @@ class Engine:
         if self.max_rows < 2:
             raise ValueError(f"max_rows: got {self.max_rows}; a guided request needs 2")
         self.fault: str | None = None
+        self._show = show
         self._key = POLICIES[admission]
         self._reference_pixels = reference_pixels
         self._decoder = Decoder(backend, deliver, defer_steps, reference_pixels)
@@ -122,6 +127,10 @@ class Engine:
             job.stepped = self._turn
             free -= self._load(job)
             self._slots.append(job)
+        for place, job in enumerate(self._waiting, start=1):
+            if job.watch is not None and job.place != place:
+                job.place = place
+                job.tell(place)
 
     def _load(self, job: Job) -> float:
         """The job's rows, each counted as many times as it is larger than the reference."""
@@ -154,9 +163,14 @@ class Engine:
         for job, prediction in predictions:
             try:
                 with torch.inference_mode():
+                    clean = job.path.clean(prediction) if job.preview_due else None
                     job.path.advance(prediction)
             except Exception as error:  # one request's scheduler; its neighbours go on
                 self._fail_alone(group, job, f"scheduler step failed: {_named(error)}")
+                continue
+            job.tell()
+            if clean is not None:
+                self._show(job, clean)
 
     def _predict(
         self, group: list[Job], jobs: list[Job], inputs: list[ModelInput]

@@ -10,7 +10,14 @@ import torch
 
 from deployments.backends.base import TextEmbedding
 from deployments.engine.trajectory import Trajectory
-from deployments.messages import FailureCode, ImageFailure, ImageRequest, ImageResult
+from deployments.messages import (
+    FailureCode,
+    ImageEvent,
+    ImageFailure,
+    ImageProgress,
+    ImageRequest,
+    ImageResult,
+)
 
 Answer = ImageResult | ImageFailure
 
@@ -39,10 +46,14 @@ class Job:
         on_answer: called exactly once, from whichever thread finishes the job.
         arrived: monotonic seconds, as are the other times.
         stepped: the engine's turn in which the job last took part.
+        watch: told how the job gets on, from the engine's threads; returns at once.
+        place: in the queue, as last told; 1 for the next.
+        preview_steps: steps after which a preview is due.
     """
 
     request: ImageRequest
     on_answer: Callable[[Answer], None]
+    watch: Callable[[ImageEvent], None] | None = None
     arrived: float = field(default_factory=time.monotonic)
     prepared: float = 0.0
     admitted: float = 0.0
@@ -50,6 +61,8 @@ class Job:
     denoised: float = 0.0
     stepped: int = 0
     cancelled: bool = False
+    place: int | None = None
+    preview_steps: tuple[int, ...] = ()
     trajectory: Trajectory | None = None
     conditioning: Conditioning | None = None
     _answered: bool = False
@@ -82,6 +95,18 @@ class Job:
             text.positive.hidden.shape[1],
             text.timestep_cond is not None,
         )
+
+    @property
+    def preview_due(self) -> bool:
+        """Whether someone wants to see what the next step leads to."""
+        return self.path.taken + 1 in self.preview_steps
+
+    def tell(self, place: int | None = None) -> None:
+        """Tell a watcher how far the job is, or its place in the queue."""
+        if self.watch is not None:
+            taken = self.path.taken
+            steps = taken + self.path.remaining
+            self.watch(ImageProgress(step=taken, steps=steps, place=place))
 
     def expired(self, now: float) -> bool:
         """Whether the deadline (unix seconds) has passed at ``now``."""

@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from deployments.backends.base import Backend, TextEmbedding
+from deployments.engine.inpainting import Kept, read_mask, to_cells
 from deployments.engine.job import Conditioning, Job
+from deployments.engine.previews import preview_steps
 from deployments.engine.trajectory import Trajectory, make_scheduler
 from deployments.messages import ImageRequest
 
@@ -44,25 +47,55 @@ class Preparation:
         )
         # Noise is drawn on the CPU, so that a retry on other hardware starts from the same latents.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        height, width = request.height // facts.scale_factor, request.width // facts.scale_factor
-        init = None
+        job.trajectory = self._trajectory(request, generator)
+        if job.watch is not None:
+            job.preview_steps = preview_steps(job.path.remaining, request.previews)
+        # Megabytes that nobody needs any more.
+        job.request = replace(request, init_rgb=None, mask=None)
+        job.prepared = time.monotonic()
+        job.encode_ms = (job.prepared - begin) * 1000
+
+    def _trajectory(self, request: ImageRequest, generator: torch.Generator) -> Trajectory:
+        """The order of draws is that of diffusers' pipelines: picture, noise, masked picture."""
+        facts = self.backend.facts
+        size = (request.height, request.width)
+        height, width = (side // facts.scale_factor for side in size)
+        rgb = None
         if request.init_rgb is not None:
-            rgb = np.frombuffer(request.init_rgb, np.uint8)
-            rgb = rgb.reshape(request.height, request.width, 3).copy()
+            rgb = np.frombuffer(request.init_rgb, np.uint8).reshape(*size, 3).copy()
+        mask = read_mask(request)
+        if mask is None and facts.mask_conditioned:
+            mask = np.ones(size, np.bool_)  # without a mask everything may change
+        fresh = mask is not None and request.strength in (None, 1.0)
+        init = None
+        if rgb is not None and not (fresh and facts.mask_conditioned):
             init = self.backend.encode_image(rgb, generator)
-        job.trajectory = Trajectory(
+            if mask is not None:
+                # Laid out as in diffusers: the last bits of the UNet's convolutions depend on it.
+                init = init.contiguous()
+        trajectory = Trajectory(
             scheduler=make_scheduler(request.scheduler, facts.scheduler),
             steps=request.num_inference_steps,
             strength=request.strength,
             init_latents=init,
+            fresh=fresh,
             shape=(1, facts.latent_channels, height, width),
             dtype=facts.dtype,
             device=torch.device(facts.device),
             generator=generator,
         )
-        job.request = replace(request, init_rgb=None)  # megabytes that nobody needs any more
-        job.prepared = time.monotonic()
-        job.encode_ms = (job.prepared - begin) * 1000
+        if mask is None:
+            return trajectory
+        cells = to_cells(mask, facts)
+        if facts.mask_conditioned:
+            blank = np.zeros((*size, 3), np.uint8) if rgb is None else rgb
+            trajectory.show(cells, self.backend.encode_image(blank, generator, mask))
+        elif init is not None:
+            # Diffusers encodes the masked picture here for ordinary UNets too, though none looks
+            # at it. Its draw is made, so that a noisy scheduler goes on with the same numbers.
+            randn_tensor(init.shape, generator=generator, device=init.device, dtype=init.dtype)
+            trajectory.keep(Kept(cells, init))
+        return trajectory
 
     def fault(self) -> str | None:
         """Whether the device itself is unwell, after a request could not be prepared."""

@@ -7,24 +7,35 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deployments.backends.base import Backend
 from deployments.engine.decoding import DEFER_STEPS
 from deployments.engine.engine import Engine
 from deployments.engine.job import Answer, Job
+from deployments.engine.mailbox import Mailbox
 from deployments.engine.preparation import Preparation
 from deployments.engine.trajectory import RefusedRequestError
-from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from deployments.messages import (
+    MEDIA_TYPES,
+    ImageEvent,
+    ImageFailure,
+    ImagePreview,
+    ImageRequest,
+    ImageResult,
+)
 from deployments.options import Admission
 
 logger = logging.getLogger(__name__)
 
 Finish = Callable[[Job, NDArray[np.uint8]], ImageResult]
+Render = Callable[[ImageRequest, torch.Tensor], bytes]
+Watch = Callable[[ImageEvent], None]
 
 
 class EngineService:
@@ -33,6 +44,8 @@ class EngineService:
     Args:
         backend: device code.
         finish: turns a finished job and its picture into the encoded answer.
+        render: turns predicted clean latents ``[1, channels, h, w]`` into an encoded preview;
+            ``None`` for no previews.
         max_rows: rows of the batch.
         reference_pixels: size of picture for which that holds (see ``Engine``).
         max_queued: most requests waiting for a slot.
@@ -45,6 +58,7 @@ class EngineService:
         self,
         backend: Backend,
         finish: Finish,
+        render: Render | None = None,
         *,
         max_rows: int,
         reference_pixels: int | None = None,
@@ -56,12 +70,14 @@ class EngineService:
         self.engine = Engine(
             backend,
             self._deliver,
+            self._show,
             max_rows=max_rows,
             reference_pixels=reference_pixels,
             admission=admission,
             defer_steps=defer_steps,
         )
         self._finish = finish
+        self._render = render
         self._max_queued = max_queued
         self._preparation = Preparation(backend)
         self._preparing = ThreadPoolExecutor(1, "prepare")
@@ -79,8 +95,13 @@ class EngineService:
         """Requests accepted and not yet answered."""
         return len(self._jobs)
 
-    async def generate(self, request: ImageRequest) -> Answer:
-        """Paint one picture; cancelling the awaiting task frees its slot at the next step."""
+    async def generate(self, request: ImageRequest, watch: Watch | None = None) -> Answer:
+        """Paint one picture; cancelling the awaiting task frees its slot at the next step.
+
+        Args:
+            request: what to paint.
+            watch: told how it gets on, from other threads; must return at once.
+        """
         if self._stopping or self.engine.fault is not None:
             message = self.engine.fault or "the replica is shutting down"
             return ImageFailure(code="device_error", message=message, retryable=True)
@@ -98,7 +119,7 @@ class EngineService:
             except RuntimeError:  # the caller's loop has closed: nobody waits for this answer
                 logger.debug("request %s: its caller is gone", request.request_id)
 
-        job = Job(request, on_answer)
+        job = Job(request, on_answer, watch)
         self._jobs.add(job)
         try:
             self._preparing.submit(self._prepare, job)
@@ -120,6 +141,20 @@ class EngineService:
             param="height" if size[0] in {width for width, _ in sizes} else "width",
             retryable=True,  # on another pool
         )
+
+    async def stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Answer, None]:
+        """As ``generate``, with what happens on the way; the answer is the last item.
+
+        Closing the iterator frees the slot at the next step.
+        """
+        box = Mailbox()
+        answer = asyncio.ensure_future(self.generate(request, box.put))
+        try:
+            async for event in box.until(answer):
+                yield event
+            yield answer.result()
+        finally:
+            answer.cancel()
 
     def check(self) -> None:
         """Raise if the device failed or hangs or the loop died.
@@ -179,6 +214,29 @@ class EngineService:
         except Exception as error:
             logger.exception("encoding the picture of %s failed", job.request.request_id)
             job.fail("generation_failed", f"encoding failed: {type(error).__name__}: {error}")
+
+    def _show(self, job: Job, clean: torch.Tensor) -> None:
+        if self._render is not None:
+            self._finishing.submit(self._preview, job, clean, self._render, job.path.taken)
+
+    def _preview(self, job: Job, clean: torch.Tensor, render: Render, step: int) -> None:
+        if job.cancelled or job.watch is None:
+            return
+        request = job.request
+        try:
+            image = render(request, clean)
+        except Exception:  # the picture itself can do without
+            logger.exception("rendering a preview of %s failed", request.request_id)
+            return
+        job.watch(
+            ImagePreview(
+                index=job.preview_steps.index(step),
+                step=step,
+                steps=len(job.path.timesteps),
+                image=image,
+                media_type=MEDIA_TYPES[request.output_format],
+            )
+        )
 
     def _notify(self) -> None:
         with self._wake:

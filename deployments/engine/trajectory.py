@@ -16,6 +16,8 @@ from diffusers import (
 )
 from diffusers.utils.torch_utils import randn_tensor
 
+from deployments.engine.clean import predict_clean
+from deployments.engine.inpainting import Kept
 from deployments.messages import SchedulerName
 
 SCHEDULERS: dict[SchedulerName, Any] = {
@@ -70,6 +72,17 @@ class Trajectory:
     Attributes:
         latents: ``[1, channels, h, w]``, the current sample.
 
+    Args:
+        scheduler: not used by anyone else.
+        steps: before ``strength`` shortens them.
+        strength: of image-to-image and inpainting.
+        init_latents: of the start picture, ``[1, channels, h, w]``.
+        fresh: start from noise alone, whether or not there is a start picture.
+        shape: of the latents.
+        dtype: of the latents.
+        device: of the latents.
+        generator: of the request alone.
+
     Raises:
         RefusedRequestError: the scheduler refuses the number of steps, or none is left to take.
     """
@@ -81,6 +94,7 @@ class Trajectory:
         steps: int,
         strength: float | None,
         init_latents: torch.Tensor | None,
+        fresh: bool,
         shape: tuple[int, int, int, int],
         dtype: torch.dtype,
         device: torch.device,
@@ -94,22 +108,24 @@ class Trajectory:
             name = type(scheduler).__name__
             raise RefusedRequestError(f"{name} refuses {steps} steps: {error}") from error
         self.timesteps = scheduler.timesteps
-        if init_latents is None:
-            noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-            self.latents = noise * scheduler.init_noise_sigma
-        else:
-            start = max(steps - min(int(steps * (strength or 1.0)), steps), 0)
-            self.timesteps = self.timesteps[start * scheduler.order :]
+        start = 0
+        if strength is not None:
+            start = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
+            self.timesteps = self.timesteps[start:]
             if len(self.timesteps) == 0:
                 raise RefusedRequestError(
                     f"strength {strength} of {steps} steps leaves no step to take"
                 )
             if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(start * scheduler.order)
-            noise = randn_tensor(
-                init_latents.shape, generator=generator, device=device, dtype=dtype
-            )
-            self.latents = scheduler.add_noise(init_latents, noise, self.timesteps[:1])
+                scheduler.set_begin_index(start)
+        self._noise = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        if fresh or init_latents is None:
+            self.latents = self._noise * scheduler.init_noise_sigma
+        else:
+            self.latents = scheduler.add_noise(init_latents, self._noise, self.timesteps[:1])
+        self._start = start
+        self._kept: Kept | None = None
+        self._seen: torch.Tensor | None = None
         self._extra = {"generator": generator} if isinstance(scheduler, NOISY) else {}
         self._index = 0
 
@@ -118,11 +134,26 @@ class Trajectory:
         """UNet calls still to come."""
         return len(self.timesteps) - self._index
 
+    @property
+    def taken(self) -> int:
+        """UNet calls made so far."""
+        return self._index
+
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scaled sample ``[1, channels, h, w]`` and its timestep as a float32 scalar tensor."""
+        """The scaled sample ``[1, input channels, h, w]`` and its timestep, a float32 scalar."""
         t = self.timesteps[self._index]
+        sample = self.scheduler.scale_model_input(self.latents, t)
+        if self._seen is not None:
+            sample = torch.cat([sample, self._seen], dim=1)
         # int64 timesteps become float32 without loss; the UNet's time projection does the same.
-        return self.scheduler.scale_model_input(self.latents, t), t.to(torch.float32)
+        return sample, t.to(torch.float32)
+
+    def clean(self, prediction: torch.Tensor) -> torch.Tensor:
+        """What ``advance`` with this prediction leads to in the end, roughly: ``[1, c, h, w]``."""
+        t = self.timesteps[self._index]
+        index = self._start + self._index
+        clean = predict_clean(self.scheduler, prediction, self.latents, t, index)
+        return clean if self._kept is None else self._kept.over(clean)
 
     def advance(self, prediction: torch.Tensor) -> None:
         """Take one scheduler step from the model's prediction ``[1, channels, h, w]``."""
@@ -131,3 +162,19 @@ class Trajectory:
             prediction, t, self.latents, **self._extra, return_dict=False
         )[0]
         self._index += 1
+        if self._kept is not None:
+            due = self.timesteps[self._index : self._index + 1]
+            self.latents = self._kept.blend(self.latents, self.scheduler, self._noise, due)
+
+    def keep(self, kept: Kept) -> None:
+        """Inpainting with an ordinary UNet: put back what is kept after every step."""
+        self._kept = kept
+
+    def show(self, mask: torch.Tensor, masked: torch.Tensor) -> None:
+        """Inpainting with a mask-conditioned UNet, which sees these with every sample.
+
+        Args:
+            mask: ``[1, 1, h, w]``, 1 where the picture is repainted.
+            masked: latent of the picture without what is repainted, ``[1, channels, h, w]``.
+        """
+        self._seen = torch.cat([mask, masked], dim=1)

@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import JSONResponse, Response
@@ -29,27 +30,34 @@ def image_answer(painted: Painted, model: ModelInfo, total_ms: float) -> Respons
 
 def json_answer(painted: Sequence[Painted], model: ModelInfo, total_ms: float) -> JSONResponse:
     """All pictures as base64 in one JSON object."""
-    return JSONResponse(
-        {
-            "created": int(time.time()),
-            "model": model_label(model),
-            "data": [
-                {
-                    "b64_json": base64.b64encode(one.result.image).decode("ascii"),
-                    "media_type": one.result.media_type,
-                    "seed": one.result.seed,
-                    "pool": one.pool.name,
-                    "accelerator": one.pool.accelerator,
-                    "route_reason": one.reason,
-                    "prompt_truncated": one.result.truncated,
-                    "unknown_words": list(one.result.unknown_words),
-                    "timings": asdict(one.result.timings),
-                }
-                for one in painted
-            ],
-        },
-        headers=headers(painted, model, total_ms),
-    )
+    return JSONResponse(json_body(painted, model), headers=headers(painted, model, total_ms))
+
+
+def json_body(painted: Sequence[Painted], model: ModelInfo) -> dict[str, Any]:
+    """All pictures as base64, and what is known of each."""
+    return {
+        "created": int(time.time()),
+        "model": model_label(model),
+        "data": [
+            {
+                "b64_json": as_base64(one.result.image),
+                "media_type": one.result.media_type,
+                "seed": one.result.seed,
+                "pool": one.pool.name,
+                "accelerator": one.pool.accelerator,
+                "route_reason": one.reason,
+                "prompt_truncated": one.result.truncated,
+                "unknown_words": list(one.result.unknown_words),
+                "timings": asdict(one.result.timings),
+            }
+            for one in painted
+        ],
+    }
+
+
+def as_base64(data: bytes) -> str:
+    """As text for JSON."""
+    return base64.b64encode(data).decode("ascii")
 
 
 def headers(painted: Sequence[Painted], model: ModelInfo, total_ms: float) -> dict[str, str]:

@@ -16,7 +16,10 @@ from serve_app.api.errors import ApiError
 from serve_app.api.front import Front
 from serve_app.api.health import Health
 from serve_app.api.imagine import Imagine
+from serve_app.api.intake import Intake
 from serve_app.api.middleware import RequestIdMiddleware, internal_error
+from serve_app.api.openai.images import Images
+from serve_app.api.openai.models import Models
 from serve_app.api.pools import Pools
 
 
@@ -25,13 +28,19 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
 
     ``request_id_echoed``: see ``RequestIdMiddleware``.
     """
-    imagine, health, docs = Imagine(front), Health(front), Docs(front)
+    intake = Intake(front)
+    imagine, health, docs = Imagine(intake), Health(front), Docs(front)
+    images, models = Images(intake), Models(front)
     painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
     # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
     (painting.methods or set()).discard("HEAD")
     app = Starlette(
         routes=[
             painting,
+            Route("/v1/images/generations", images.generations, methods=["POST"]),
+            Route("/v1/images/edits", images.edits, methods=["POST"]),
+            Route("/v1/models", models.all),
+            Route("/v1/models/{model:path}", models.one),
             Route("/health", health.health),
             Route("/readiness", health.readiness),
             Route("/pools", Pools(front).handle),

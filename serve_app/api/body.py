@@ -1,4 +1,4 @@
-"""Reading a JSON request body: size and time counted on the way in, strict JSON."""
+"""Reading a request body: size and time counted on the way in; strict JSON."""
 
 from __future__ import annotations
 
@@ -42,11 +42,21 @@ class JsonBodies:
         """The request's body as a JSON object; its bytes count as held until the end.
 
         Raises:
-            ApiError: 415 for another content type or an encoded body, 413 past ``max_body_bytes``,
-                408 past ``body_timeout_s``, 429 while too many bytes are held already, 400 for
-                anything but one JSON object (NaN, Infinity and repeated keys are refused too).
+            ApiError: as for ``raw``; 400 for anything but one JSON object (NaN, Infinity and
+                repeated keys are refused too).
         """
-        _check_content_type(request)
+        async with self.raw(request, "application/json") as raw:
+            yield await self._parse(raw)
+
+    @asynccontextmanager
+    async def raw(self, request: Request, media_type: str) -> AsyncIterator[bytearray]:
+        """The bytes of a body of ``media_type``; they count as held until the end.
+
+        Raises:
+            ApiError: 415 for another content type or an encoded body, 413 past ``max_body_bytes``,
+                408 past ``body_timeout_s``, 429 while too many bytes are held already.
+        """
+        _check_content_type(request, media_type)
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_bytes:
             raise self._too_large()
@@ -66,7 +76,7 @@ class JsonBodies:
                         held += more
             except TimeoutError:
                 raise self._too_slow() from None
-            yield await self._parse(raw)
+            yield raw
         finally:
             self._room += held
 
@@ -117,12 +127,12 @@ def _parse(raw: bytearray) -> dict[str, Any]:
     return value
 
 
-def _check_content_type(request: Request) -> None:
+def _check_content_type(request: Request, allowed: str) -> None:
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type != allowed:
         raise ApiError(
             415,
-            f"Content-Type: got {shorten(media_type)}; allowed: application/json",
+            f"Content-Type: got {shorten(media_type)}; allowed: {allowed}",
             code="unsupported_media_type",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()

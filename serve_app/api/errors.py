@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -18,6 +19,8 @@ _STATUS_OF_DISPATCH = {
     "overloaded": 429,
     "generation_failed": 500,
 }
+# What failed once for good, or has used up its time, is not painted again unasked.
+_WORTH_RETRYING = frozenset({408, 429, 503})
 
 
 class ApiError(Exception):
@@ -61,19 +64,27 @@ class ApiError(Exception):
             headers=headers,
         )
 
+    def body(self) -> dict[str, Any]:
+        """The common envelope."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": _type_of(self.status),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
     def response(self) -> JSONResponse:
-        """The error as a response in the common envelope."""
+        """The error as a response in the common envelope.
+
+        It says whether trying again makes sense: clients of OpenAI's API go by that.
+        """
+        again = "true" if self.status in _WORTH_RETRYING else "false"
         return JSONResponse(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": _type_of(self.status),
-                    "param": self.param,
-                    "code": self.code,
-                }
-            },
+            self.body(),
             status_code=self.status,
-            headers=self.headers,
+            headers={"X-Should-Retry": again, **self.headers},
         )
 
 

@@ -15,9 +15,10 @@ from serve_app.api.quoting import shorten, shorten_name
 from serve_app.settings import Settings
 from serve_app.validation import did_you_mean
 
-Kind = Literal["string", "integer", "number"]
+Kind = Literal["string", "integer", "number", "boolean"]
 MAX_SEED = 2**32 - 1
 MAX_DEADLINE_MS = 86_400_000
+MAX_PREVIEWS = 3
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -48,7 +49,7 @@ class Field:
     above: float | None = None
     multiple: int | None = None
     choices: tuple[str, ...] = ()
-    default: str | int | float | None = None
+    default: str | int | float | bool | None = None
     required: bool = False
     in_query: bool = True
 
@@ -60,6 +61,10 @@ class Field:
         """
         if self.kind == "string":
             return self._check_text(value)
+        if self.kind == "boolean":
+            if not isinstance(value, bool):
+                raise self._wrong_type(value)
+            return value
         return self._check_number(value)
 
     def parse_query(self, text: str) -> Any:
@@ -70,6 +75,8 @@ class Field:
             return self.check(int(text))
         if self.kind == "number" and _NUMBER.fullmatch(text):
             return self.check(float(text))
+        if self.kind == "boolean" and text in ("true", "false"):
+            return text == "true"
         raise self._wrong_type(text)
 
     def schema(self) -> dict[str, Any]:
@@ -77,7 +84,9 @@ class Field:
         schema: dict[str, Any] = {"type": self.kind, "description": self.about}
         if self.choices:
             schema["enum"] = list(self.choices)
-        if self.kind == "string":
+        if self.kind == "boolean":
+            bounds = {}
+        elif self.kind == "string":
             bounds = {"minLength": self.low, "maxLength": self.high}
         else:
             bounds = {"minimum": self.low, "maximum": self.high, "exclusiveMinimum": self.above}
@@ -205,17 +214,22 @@ class Fields:
             "type": "object",
             "properties": properties,
             "required": [field.name for field in self.by_name.values() if field.required],
-            "allOf": [
-                _if_then(
-                    # null counts as absent, so that dependentRequired would not do.
-                    {"strength": {"type": "number"}},
-                    {"image": {"type": "string"}},
-                    required=["image"],
-                ),
-                self._lcm_schema(),
-            ],
+            "allOf": self._conditions(),
             "additionalProperties": False,
         }
+
+    def _conditions(self) -> list[dict[str, Any]]:
+        """What must hold between the fields that are there."""
+        # null counts as absent, so that dependentRequired would not do.
+        needs_image = {"image": {"type": "string"}}
+        found = [
+            _if_then({name: {"type": kind}}, needs_image, required=["image"])
+            for name, kind in (("strength", "number"), ("mask", "string"))
+            if name in self.by_name and "image" in self.by_name
+        ]
+        previews = {"partial_images": {"type": "integer", "minimum": 1}}
+        found.append(_if_then(previews, {"stream": {"const": True}}, required=["stream"]))
+        return [*found, self._lcm_schema()]
 
     def _lcm_schema(self) -> dict[str, Any]:
         then = {"num_inference_steps": {"maximum": self.model.lcm_max_steps}}
@@ -350,9 +364,18 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             name="strength",
             kind="number",
             about="How much of the start picture is repainted; needs image (default then 0.8,"
-            " or 1 for a single step).",
+            " or 1 for a single step or with a mask).",
             above=0,
             high=1,
+            in_query=False,
+        ),
+        Field(
+            name="mask",
+            kind="string",
+            about="For inpainting, given as image is: white is repainted, black is kept, and"
+            " transparent counts as black. Of the size of image, or width x height.",
+            low=1,
+            high=limits.max_body_bytes,
             in_query=False,
         ),
         Field(
@@ -360,6 +383,21 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             kind="string",
             about="Encoding of the picture; when absent, the first of these that Accept admits.",
             choices=get_args(OutputFormat),
+        ),
+        Field(
+            name="stream",
+            kind="boolean",
+            about="Answer with server-sent events, whatever Accept says: queued, step, preview and"
+            " at last done or error. Closing the connection ends the work.",
+            default=False,
+        ),
+        Field(
+            name="partial_images",
+            kind="integer",
+            about="Most previews to send on the way; needs stream.",
+            low=0,
+            high=MAX_PREVIEWS,
+            default=0,
         ),
         Field(
             name="pool",

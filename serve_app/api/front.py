@@ -14,6 +14,7 @@ from serve_app.routing.journal import Journal
 from serve_app.routing.policies import Policy
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.watching import Watch
 from serve_app.routing.work import Work
 from serve_app.settings import Settings
 
@@ -21,7 +22,9 @@ from serve_app.settings import Settings
 class Painter(Protocol):
     """Gets one picture painted; the dispatcher is one."""
 
-    async def paint(self, request: ImageRequest, wishes: Wishes) -> Painted:
+    async def paint(
+        self, request: ImageRequest, wishes: Wishes, watch: Watch | None = None
+    ) -> Painted:
         """See ``Dispatcher.paint``."""
 
 

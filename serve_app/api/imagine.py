@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.messages import ImageRequest
 from serve_app.api.accept import Accept
 from serve_app.api.answer import image_answer, json_answer
-from serve_app.api.body import JsonBodies
 from serve_app.api.caller import caller_key
 from serve_app.api.errors import ApiError, bad_value
-from serve_app.api.fields import Fields
-from serve_app.api.front import Front, Painter
+from serve_app.api.intake import Intake
 from serve_app.api.order import Order, read_order
+from serve_app.api.painting import paint_all
+from serve_app.api.progress import stream_pictures
 from serve_app.api.stickiness import read_sticky, set_sticky
-from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.dispatcher import DispatchError
 from serve_app.routing.router import Wishes
 
 log = logging.getLogger(__name__)
@@ -33,12 +30,9 @@ _MAX_QUERY_FIELDS = 64
 class Imagine:
     """Answers ``/imagine``."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self.fields = Fields.of(front.settings, front.model)
-        # One thread: what decoding a large picture takes is needed once, not once per core.
-        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._bodies = JsonBodies(front.settings.limits, self._decoding)
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._front = intake.front
 
     async def handle(self, request: Request) -> Response:
         """Check, paint, answer.
@@ -55,6 +49,15 @@ class Imagine:
             sticky=read_sticky(request, sticking, front.settings.pools),
             key=caller_key(request),
         )
+        if order.stream:
+            return await stream_pictures(
+                front.painter,
+                order.pictures,
+                wishes,
+                front.model,
+                request_id=request_id,
+                heartbeat_s=front.settings.ingress.heartbeat_s,
+            )
         try:
             painted = await paint_all(front.painter, order.pictures, wishes)
         except DispatchError as error:
@@ -74,31 +77,13 @@ class Imagine:
 
     async def _read_order(self, request: Request) -> Order:
         # On its own, so that the body is let go before the picture is painted.
+        intake = self._intake
         accept = Accept.parse(", ".join(request.headers.getlist("accept")))
-        given = (accept, request.state.request_id, self._front, self._decoding)
+        given = (accept, request.state.request_id, self._front, intake.decoding)
         if request.method != "POST":
-            return await read_order(self.fields.check_query(_query(request)), *given)
-        async with self._bodies.open(request) as body:
-            return await read_order(self.fields.check_body(body), *given)
-
-
-async def paint_all(
-    painter: Painter, pictures: Sequence[ImageRequest], wishes: Wishes
-) -> list[Painted]:
-    """Paint all ``pictures`` at once; when one fails or the caller goes, none is left running.
-
-    Raises:
-        DispatchError: that of the first picture to fail.
-    """
-    if len(pictures) == 1:
-        return [await painter.paint(pictures[0], wishes)]
-    tasks = [asyncio.ensure_future(painter.paint(picture, wishes)) for picture in pictures]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            return await read_order(intake.fields.check_query(_query(request)), *given)
+        async with intake.bodies.open(request) as body:
+            return await read_order(intake.fields.check_body(body), *given)
 
 
 def _query(request: Request) -> list[tuple[str, str]]:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deployments.messages import MEDIA_TYPES
+from serve_app.api.describing import (
+    BOOLEAN,
+    COUNT,
+    MS,
+    SEED,
+    TEXT,
+    TEXT_OR_NULL,
+    Json,
+    error,
+    events,
+    get,
+    header,
+    headers,
+    json_content,
+    obj,
+    ref,
+    request_id,
+)
 from serve_app.api.fields import Fields
 from serve_app.api.front import Front
-from serve_app.api.middleware import REQUEST_ID_PATTERN
+from serve_app.api.openai.describe import openai_paths, openai_schemas
 
-_Json = dict[str, Any]
 _IMAGE_TYPES = tuple(MEDIA_TYPES.values())
 _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
@@ -23,13 +38,20 @@ _ERRORS = {
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
 }
-_RETRYABLE = (429, 503, 504)
+_EVENTS = (
+    "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
+    " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
+    " `steps` (told 20 times a second at most). `preview`: number `preview`, taken after `step`,"
+    " as `b64_json` of `media_type`. At last `done`: what the JSON answer holds; or `error`: the"
+    " common envelope. Comments keep the connection alive, and tell of a picture that is begun"
+    " anew since its replica was lost: its steps count from 1 again, and it comes out the same."
+)
 
 
-def describe(front: Front, fields: Fields) -> _Json:
+def describe(front: Front, fields: Fields) -> Json:
     """The document for this service with its limits, model and pools."""
-    readiness_503 = _json("No pool is available; `pools` says why.", _ref("Unready"))
-    readiness_503["headers"] = _headers("Retry-After")
+    readiness_503 = json_content("No pool is available; `pools` says why.", ref("Unready"))
+    readiness_503["headers"] = headers("Retry-After")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -42,38 +64,45 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "get": {
                     "operationId": "imagine_get",
                     "summary": "Paint from a query",
-                    "parameters": [_request_id(), *_query_parameters(fields)],
+                    "parameters": [request_id(), *_query_parameters(fields)],
                     "responses": _imagine_responses(has_body=False),
                 },
                 "post": {
                     "operationId": "imagine_post",
                     "summary": "Paint from a JSON body",
-                    "parameters": [_request_id()],
+                    "parameters": [request_id()],
                     "requestBody": {
                         "required": True,
-                        "content": {"application/json": {"schema": _ref("ImagineRequest")}},
+                        "content": {"application/json": {"schema": ref("ImagineRequest")}},
                     },
                     "responses": _imagine_responses(has_body=True),
                 },
             },
-            "/health": _get("health", "The process lives", {200: _json("Alive.", _ref("Health"))}),
-            "/readiness": _get(
+            **openai_paths(),
+            "/health": get(
+                "health", "The process lives", {200: json_content("Alive.", ref("Health"))}
+            ),
+            "/readiness": get(
                 "readiness",
                 "Whether some pool can paint now",
-                {200: _json("Some pool is available.", _ref("Readiness")), 503: readiness_503},
+                {
+                    200: json_content("Some pool is available.", ref("Readiness")),
+                    503: readiness_503,
+                },
             ),
-            "/pools": _get("pools", "Every pool", {200: _json("The pools.", _ref("Pools"))}),
-            "/openapi.json": _get(
-                "openapi", "This document", {200: _json("OpenAPI 3.1.", {"type": "object"})}
+            "/pools": get("pools", "Every pool", {200: json_content("The pools.", ref("Pools"))}),
+            "/openapi.json": get(
+                "openapi", "This document", {200: json_content("OpenAPI 3.1.", {"type": "object"})}
             ),
-            "/docs": _get("docs", "This document for people", {200: _docs_page()}),
+            "/docs": get("docs", "This document for people", {200: _docs_page()}),
         },
         "components": {
             "schemas": {
                 "ImagineRequest": fields.schema(),
+                **openai_schemas(fields),
                 "ImagineAnswer": _IMAGINE_ANSWER,
                 "Error": _ERROR,
-                "Health": _object({"status": {"const": "ok"}}),
+                "Health": obj({"status": {"const": "ok"}}),
                 "Readiness": _readiness("ready"),
                 "Unready": _readiness("unavailable", _ERROR["properties"]["error"]),
                 "Pools": _POOLS,
@@ -85,7 +114,7 @@ def describe(front: Front, fields: Fields) -> _Json:
     }
 
 
-def _imagine_responses(*, has_body: bool) -> _Json:
+def _imagine_responses(*, has_body: bool) -> Json:
     always = (
         "X-Request-Id",
         "X-Seed",
@@ -96,16 +125,22 @@ def _imagine_responses(*, has_body: bool) -> _Json:
         "Server-Timing",
     )
     images = {media: {"schema": {"type": "string", "format": "binary"}} for media in _IMAGE_TYPES}
-    content = {**images, "application/json": {"schema": _ref("ImagineAnswer")}}
-    responses: _Json = {
+    content = {
+        **images,
+        "application/json": {"schema": ref("ImagineAnswer")},
+        **events(_EVENTS, "queued", "step", "preview", "done", "error"),
+    }
+    responses: Json = {
         "200": {
-            "description": "The picture; JSON when Accept prefers it or n > 1.",
-            "headers": _headers(
+            "description": "The picture; JSON when Accept prefers it or n > 1; events with stream"
+            " (of their headers X-Seed and X-Model alone).",
+            "headers": headers(
                 *always,
                 "X-Prompt-Truncated",
                 "X-Unknown-Words",
                 "Cache-Control",
                 "Vary",
+                "X-Accel-Buffering",
                 "Set-Cookie",
             ),
             "content": content,
@@ -113,11 +148,11 @@ def _imagine_responses(*, has_body: bool) -> _Json:
     }
     for status, about in _ERRORS.items():
         if has_body or status not in (408, 413, 415):
-            responses[str(status)] = _error(status, about)
+            responses[str(status)] = error(status, about)
     return responses
 
 
-def _query_parameters(fields: Fields) -> list[_Json]:
+def _query_parameters(fields: Fields) -> list[Json]:
     return [
         {
             "name": field.name,
@@ -131,114 +166,59 @@ def _query_parameters(fields: Fields) -> list[_Json]:
     ]
 
 
-def _request_id() -> _Json:
-    return {
-        "name": "X-Request-Id",
-        "in": "header",
-        "required": False,
-        "description": "Echoed if it matches the pattern; replaced otherwise.",
-        "schema": {"type": "string", "pattern": REQUEST_ID_PATTERN},
-    }
-
-
-def _get(name: str, summary: str, responses: dict[int, _Json]) -> _Json:
-    for response in responses.values():
-        response.setdefault("headers", {}).update(_headers("X-Request-Id"))
-    by_status = {str(status): response for status, response in responses.items()}
-    by_status["500"] = _error(500, "An internal error.")
-    return {"get": {"operationId": name, "summary": summary, "responses": by_status}}
-
-
-def _error(status: int, about: str) -> _Json:
-    names = ("X-Request-Id", "Retry-After") if status in _RETRYABLE else ("X-Request-Id",)
-    return {**_json(about, _ref("Error")), "headers": _headers(*names)}
-
-
-def _docs_page() -> _Json:
+def _docs_page() -> Json:
     return {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}}
 
 
-def _json(about: str, schema: _Json) -> _Json:
-    return {"description": about, "content": {"application/json": {"schema": schema}}}
-
-
-def _headers(*names: str) -> _Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _ref(name: str) -> _Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(properties: _Json) -> _Json:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _header(about: str, **schema: Any) -> _Json:
-    return {"description": about, "schema": {"type": "string", **schema}}
-
-
-def _readiness(status: str, error: _Json | None = None) -> _Json:
-    pool = _object(
+def _readiness(status: str, error: Json | None = None) -> Json:
+    pool = obj(
         {
-            "accelerator": _TEXT,
-            "available": _BOOLEAN,
-            "ready_replicas": _COUNT,
-            "reason": _TEXT_OR_NULL,
+            "accelerator": TEXT,
+            "available": BOOLEAN,
+            "ready_replicas": COUNT,
+            "reason": TEXT_OR_NULL,
         }
     )
     properties = {
         "status": {"const": status},
         "pools": {"type": "object", "additionalProperties": pool},
-        "config_problem": _TEXT_OR_NULL,
+        "config_problem": TEXT_OR_NULL,
     }
-    return _object(properties if error is None else {"error": error, **properties})
+    return obj(properties if error is None else {"error": error, **properties})
 
 
-_TEXT = {"type": "string"}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
-_BOOLEAN = {"type": "boolean"}
-_COUNT = {"type": "integer", "minimum": 0}
-_SEED = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
-_MS = {"type": "number", "minimum": 0}
-
-_ERROR = _object(
+_ERROR = obj(
     {
-        "error": _object(
+        "error": obj(
             {
-                "message": _TEXT,
+                "message": TEXT,
                 "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
-                "param": _TEXT_OR_NULL,
-                "code": _TEXT,
+                "param": TEXT_OR_NULL,
+                "code": TEXT,
             }
         )
     }
 )
 _PHASES = ("queue", "encode", "denoise", "decode", "total")
-_IMAGINE_ANSWER = _object(
+_IMAGINE_ANSWER = obj(
     {
         "created": {"type": "integer", "description": "Unix time in seconds."},
-        "model": _TEXT,
+        "model": TEXT,
         "data": {
             "type": "array",
             "minItems": 1,
-            "items": _object(
+            "items": obj(
                 {
                     "b64_json": {"type": "string", "contentEncoding": "base64"},
                     "media_type": {"enum": list(_IMAGE_TYPES)},
-                    "seed": _SEED,
-                    "pool": _TEXT,
-                    "accelerator": _TEXT,
+                    "seed": SEED,
+                    "pool": TEXT,
+                    "accelerator": TEXT,
                     "route_reason": {"enum": ["policy", "sticky", "pinned", "retry", "probe"]},
-                    "prompt_truncated": _BOOLEAN,
-                    "unknown_words": {"type": "array", "items": _TEXT},
+                    "prompt_truncated": BOOLEAN,
+                    "unknown_words": {"type": "array", "items": TEXT},
                     "timings": {
-                        **_object(dict.fromkeys(_PHASES, _MS)),
+                        **obj(dict.fromkeys(_PHASES, MS)),
                         "description": "Milliseconds in the replica.",
                     },
                 }
@@ -246,12 +226,12 @@ _IMAGINE_ANSWER = _object(
         },
     }
 )
-_MEASURED = _object(
+_MEASURED = obj(
     {
-        "device": _TEXT,
-        "dtype": _TEXT,
+        "device": TEXT,
+        "dtype": TEXT,
         "max_rows": {"type": "integer", "minimum": 1},
-        "graphs": {**_TEXT, "description": "Which compiled graphs run, if any."},
+        "graphs": {**TEXT, "description": "Which compiled graphs run, if any."},
         "startup_s": {
             "type": "object",
             "additionalProperties": {"type": "number", "minimum": 0},
@@ -279,46 +259,46 @@ _MEASURED = _object(
 _NUMBER = {"type": "number", "minimum": 0}
 _NUMBER_OR_NULL = {"type": ["number", "null"], "minimum": 0}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_COUNTS = {"type": "object", "additionalProperties": _COUNT}
+_COUNTS = {"type": "object", "additionalProperties": COUNT}
 
 
-def _or_null(schema: _Json) -> _Json:
+def _or_null(schema: Json) -> Json:
     return {"oneOf": [{"type": "null"}, schema]}
 
 
-_POOL = _object(
+_POOL = obj(
     {
-        "name": _TEXT,
-        "accelerator": _TEXT,
+        "name": TEXT,
+        "accelerator": TEXT,
         "framework": {"enum": ["cpu", "cuda", "neuron", "emulated"]},
-        "emulated": _BOOLEAN,
+        "emulated": BOOLEAN,
         "weight": _NUMBER,
         "price_per_hour": {**_NUMBER_OR_NULL, "description": "US dollars for one replica."},
         "profile": {
-            **_or_null(_object({"latency_s": _NUMBER, "images_per_minute": _NUMBER})),
+            **_or_null(obj({"latency_s": _NUMBER, "images_per_minute": _NUMBER})),
             "description": "What one replica does with the default request within the objective.",
         },
         "cost_per_1000": {**_NUMBER_OR_NULL, "description": "US dollars at the full rate."},
-        "max_replicas": _COUNT,
+        "max_replicas": COUNT,
         "share": {**_or_null(_SHARE), "description": "Planned; null where the policy has none."},
         "traffic_share": {**_SHARE, "description": "Of the pictures of the last minute."},
-        "available": _BOOLEAN,
-        "reason": _TEXT_OR_NULL,
+        "available": BOOLEAN,
+        "reason": TEXT_OR_NULL,
         "breaker": {"enum": ["closed", "open", "half_open"]},
-        "ready_replicas": _COUNT,
-        "target_replicas": _COUNT,
-        "updating_replicas": _COUNT,
-        "starting_replicas": _COUNT,
-        "draining_replicas": _COUNT,
-        "status": _TEXT,
+        "ready_replicas": COUNT,
+        "target_replicas": COUNT,
+        "updating_replicas": COUNT,
+        "starting_replicas": COUNT,
+        "draining_replicas": COUNT,
+        "status": TEXT,
         "latency_s": {
-            **_or_null(_object({"p50": _NUMBER, "p95": _NUMBER, "p99": _NUMBER})),
+            **_or_null(obj({"p50": _NUMBER, "p95": _NUMBER, "p99": _NUMBER})),
             "description": "Seconds from send to answer, over the last minute.",
         },
         "images_per_minute": _NUMBER,
-        "queue": _object(
+        "queue": obj(
             {
-                "requests": _COUNT,
+                "requests": COUNT,
                 "rows": _NUMBER,
                 "predicted_wait_s": _NUMBER_OR_NULL,
                 "predicted_s": _NUMBER_OR_NULL,
@@ -330,13 +310,13 @@ _POOL = _object(
         ),
         "decisions": {**_COUNTS, "description": "Requests sent here, by reason."},
         "failures": {**_COUNTS, "description": "Requests lost or failed here, by cause."},
-        "retries": {**_COUNT, "description": "Requests sent here after failing elsewhere."},
-        "measured": _or_null(_ref("Measured")),
+        "retries": {**COUNT, "description": "Requests sent here after failing elsewhere."},
+        "measured": _or_null(ref("Measured")),
         "autoscaling": _or_null(
-            _object(
+            obj(
                 {
-                    "target": _COUNT,
-                    "reason": _TEXT,
+                    "target": COUNT,
+                    "reason": TEXT,
                     "changed_at": {**_NUMBER_OR_NULL, "description": "Unix time in seconds."},
                     "supply": {
                         "type": ["string", "null"],
@@ -353,44 +333,46 @@ _POOL = _object(
         ),
     }
 )
-_POOLS = _object(
+_POOLS = obj(
     {
-        "model": _TEXT,
-        "policy": _TEXT,
+        "model": TEXT,
+        "policy": TEXT,
         "slo_s": _NUMBER,
-        "ingress_replicas": _COUNT,
-        "waiting_turns": _COUNT,
-        "waiting_for_capacity": _COUNT,
-        "autoscaling": _object(
+        "ingress_replicas": COUNT,
+        "waiting_turns": COUNT,
+        "waiting_for_capacity": COUNT,
+        "autoscaling": obj(
             {
                 "decided_at": _NUMBER_OR_NULL,
-                "faults": _COUNT,
+                "faults": COUNT,
                 "required_row_steps_per_s": _NUMBER_OR_NULL,
             }
         ),
         "refusals": _COUNTS,
-        "config_problem": _TEXT_OR_NULL,
-        "pools": {"type": "array", "items": _ref("Pool")},
+        "config_problem": TEXT_OR_NULL,
+        "pools": {"type": "array", "items": ref("Pool")},
     }
 )
 _HEADERS = {
-    "X-Request-Id": _header("The request's id, for logs."),
-    "X-Seed": _header("The seed used; the first of several.", pattern="^[0-9]+$"),
-    "X-Pool": _header("The pool that painted; several are separated by commas."),
-    "X-Accelerator": _header("That pool's accelerator."),
-    "X-Route-Reason": _header(
+    "X-Request-Id": header("The request's id, for logs."),
+    "X-Seed": header("The seed used; the first of several.", pattern="^[0-9]+$"),
+    "X-Pool": header("The pool that painted; several are separated by commas."),
+    "X-Accelerator": header("That pool's accelerator."),
+    "X-Route-Reason": header(
         "Why that pool: 'policy', 'sticky', 'pinned', 'retry' (after another failed) or 'probe'."
     ),
-    "Set-Cookie": _header("The pool to stick to, where stickiness is on."),
-    "X-Model": _header("Model name and revision."),
-    "Server-Timing": _header(
+    "Set-Cookie": header("The pool to stick to, where stickiness is on."),
+    "X-Model": header("Model name and revision."),
+    "Server-Timing": header(
         "Milliseconds: queue, encode, denoise, decode in the replica; total in the service."
     ),
-    "X-Prompt-Truncated": _header("'true' when the prompt was cut.", enum=["true"]),
-    "X-Unknown-Words": _header(
+    "X-Prompt-Truncated": header("'true' when the prompt was cut.", enum=["true"]),
+    "X-Unknown-Words": header(
         "Words the model does not know, percent-encoded, separated by commas."
     ),
-    "Retry-After": _header("Seconds.", pattern="^[0-9]+$"),
-    "Cache-Control": _header("no-store"),
-    "Vary": _header("Accept"),
+    "X-Accel-Buffering": header("no: a stream's events are not to be held back.", enum=["no"]),
+    "X-Should-Retry": header("Whether trying again makes sense.", enum=["true", "false"]),
+    "Retry-After": header("Seconds.", pattern="^[0-9]+$"),
+    "Cache-Control": header("no-store"),
+    "Vary": header("Accept"),
 }

@@ -16,6 +16,7 @@ from serve_app.api.accept import JSON, Accept
 from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.fields import MAX_SEED
 from serve_app.api.front import Front
+from serve_app.api.masks import MaskStyle, read_mask
 from serve_app.api.pictures import read_start_picture
 from serve_app.validation import did_you_mean
 
@@ -30,19 +31,34 @@ class Order:
         pictures: one request per picture, seeds counting up.
         pool: the pinned pool, if any.
         as_json: whether the answer is JSON rather than the picture's bytes.
+        stream: whether the answer is a stream of events.
     """
 
     pictures: tuple[ImageRequest, ...]
     pool: str | None
     as_json: bool
+    stream: bool
 
 
 async def read_order(
-    fields: Mapping[str, Any], accept: Accept, request_id: str, front: Front, decoding: Executor
+    fields: Mapping[str, Any],
+    accept: Accept,
+    request_id: str,
+    front: Front,
+    decoding: Executor,
+    mask_style: MaskStyle = "white",
 ) -> Order:
     """Turn checked fields into requests that no replica needs to check again.
 
-    The start picture is decoded last, on ``decoding``, so that nothing is decoded in vain.
+    Start picture and mask are decoded last, on ``decoding``, so that nothing is decoded in vain.
+
+    Args:
+        fields: by the names of ``/imagine``; ``image`` and ``mask`` may also be bytes.
+        accept: what the client takes.
+        request_id: of the call.
+        front: settings and model.
+        decoding: where pictures are decoded.
+        mask_style: how a mask says what is repainted.
 
     Raises:
         ApiError: 400 for fields that do not go together, 404 for an unknown pool, 406 when
@@ -50,19 +66,16 @@ async def read_order(
     """
     received = time.time()
     count: int = fields["n"]
-    as_json = _answer_as_json(count, fields.get("output_format"), accept)
+    stream: bool = fields["stream"]
+    as_json = not stream and _answer_as_json(count, fields.get("output_format"), accept)
+    _check_goes_together(fields)
     _check_lcm_steps(fields, front.model)
     strength = _strength(fields)
     pool = _known_pool(fields.get("pool"), front)
-    init_rgb = None
+    init_rgb = mask = None
     if strength is not None:
-        init_rgb = await asyncio.get_running_loop().run_in_executor(
-            decoding,
-            read_start_picture,
-            fields["image"],
-            fields["width"],
-            fields["height"],
-            front.settings.limits.max_image_pixels,
+        init_rgb, mask = await asyncio.get_running_loop().run_in_executor(
+            decoding, _read_pictures, fields, front.settings.limits.max_image_pixels, mask_style
         )
     seed: int = fields["seed"] if "seed" in fields else secrets.randbelow(MAX_SEED + 1)
     deadline = received + fields["deadline_ms"] / 1000 if "deadline_ms" in fields else None
@@ -81,12 +94,33 @@ async def read_order(
             scheduler=fields["scheduler"],
             init_rgb=init_rgb,
             strength=strength,
+            mask=mask,
             output_format=fields.get("output_format") or accept.first_image() or "png",
+            quality=fields.get("quality"),
+            previews=fields["partial_images"],
             deadline=deadline,
         )
         for index in range(count)
     )
-    return Order(pictures=pictures, pool=pool, as_json=as_json)
+    return Order(pictures=pictures, pool=pool, as_json=as_json, stream=stream)
+
+
+def _read_pictures(
+    fields: Mapping[str, Any], max_pixels: int, mask_style: MaskStyle
+) -> tuple[bytes, bytes | None]:
+    """Start picture and mask as ``ImageRequest`` has them."""
+    image, size = fields["image"], (fields["width"], fields["height"])
+    mask = None
+    if "mask" in fields:
+        mask = read_mask(fields["mask"], image, *size, max_pixels, mask_style)
+    return read_start_picture(image, *size, max_pixels), mask
+
+
+def _check_goes_together(fields: Mapping[str, Any]) -> None:
+    if fields["partial_images"] and not fields["stream"]:
+        raise bad_value("partial_images", "partial_images: only allowed together with stream")
+    if "mask" in fields and "image" not in fields:
+        raise bad_value("mask", "mask: only allowed together with image")
 
 
 def _answer_as_json(count: int, output_format: str | None, accept: Accept) -> bool:
@@ -133,7 +167,8 @@ def _strength(fields: Mapping[str, Any]) -> float | None:
         return None
     steps: int = fields["num_inference_steps"]
     # A default must leave at least one step to run.
-    strength: float = fields.get("strength", max(DEFAULT_STRENGTH, 1 / steps))
+    usual = 1.0 if "mask" in fields else max(DEFAULT_STRENGTH, 1 / steps)
+    strength: float = fields.get("strength", usual)
     if int(steps * strength) < 1:
         raise bad_value(
             "strength",

@@ -32,6 +32,7 @@ from serve_app.routing.router import (
     weigh,
 )
 from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.watching import Sent, Watch
 from serve_app.routing.work import Work
 
 log = logging.getLogger(__name__)
@@ -109,8 +110,8 @@ class Reply(Protocol):
 class PoolHandle(Protocol):
     """Where requests for one pool go in."""
 
-    def generate(self, request: ImageRequest) -> Reply:
-        """Send without waiting."""
+    def generate(self, request: ImageRequest, watch: Watch | None = None) -> Reply:
+        """Send without waiting; ``watch`` is told what happens until the answer, if given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,8 +222,18 @@ class Dispatcher:
             else:
                 gate.configure(None)
 
-    async def paint(self, request: ImageRequest, wishes: Wishes = _NO_WISHES) -> Painted:
+    async def paint(
+        self,
+        request: ImageRequest,
+        wishes: Wishes = _NO_WISHES,
+        watch: Watch | None = None,
+    ) -> Painted:
         """Get ``request`` painted.
+
+        Args:
+            request: what to paint.
+            wishes: of the caller.
+            watch: told where the request goes and how the picture gets on.
 
         Raises:
             DispatchError: it was not painted; see its ``code``.
@@ -233,17 +244,22 @@ class Dispatcher:
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
         held = not self._directory.has(wishes.pin)
-        painted = await self._in_turn(request, work, wishes, limit)
+        painted = await self._in_turn(request, work, wishes, limit, watch)
         if not held:  # else the time says how fast replicas come, not whether there are enough
             self._meter.answered(self._clock() - began, self._clock())
         return painted
 
     async def _in_turn(
-        self, request: ImageRequest, work: Work, wishes: Wishes, limit: _Limit
+        self,
+        request: ImageRequest,
+        work: Work,
+        wishes: Wishes,
+        limit: _Limit,
+        watch: Watch | None,
     ) -> Painted:
         gate = self._gates[wishes.pin]
         if not gate.active:
-            return await self._paint(request, work, wishes, limit, self._limits)
+            return await self._paint(request, work, wishes, limit, self._limits, watch)
         if not self._directory.has(wishes.pin):
             await self._holding.wait(work, wishes.pin, limit.left_s)
             self._check(limit)
@@ -251,7 +267,7 @@ class Dispatcher:
         self._admit(gate, key, work, wishes.pin, limit)
         try:
             async with _Turn(gate, key, work, limit, partial(self._meter.held, pin=wishes.pin)):
-                return await self._paint(request, work, wishes, limit, WaitLimits())
+                return await self._paint(request, work, wishes, limit, WaitLimits(), watch)
         except _LateError as error:
             self.journal.refused(error.code)
             raise
@@ -287,6 +303,7 @@ class Dispatcher:
         wishes: Wishes,
         limit: _Limit,
         limits: WaitLimits,
+        watch: Watch | None,
     ) -> Painted:
         failed: dict[str, DispatchError] = {}
         sent = 0
@@ -313,7 +330,9 @@ class Dispatcher:
                 raise next(iter(failed.values()), None) or self._refused(choice)
             self._check(limit)
             self.journal.decided(choice)
-            answer = await self._attempt(request, work, choice, limit)
+            if watch is not None:
+                watch(Sent(pool=choice.pool, attempt=sent + 1))
+            answer = await self._attempt(request, work, choice, limit, watch)
             if isinstance(answer, ImageResult):
                 return Painted(result=answer, pool=choice.pool, reason=choice.reason)
             failure, again = answer
@@ -345,7 +364,12 @@ class Dispatcher:
                 return
 
     async def _attempt(
-        self, request: ImageRequest, work: Work, choice: Decision, limit: _Limit
+        self,
+        request: ImageRequest,
+        work: Work,
+        choice: Decision,
+        limit: _Limit,
+        watch: Watch | None,
     ) -> ImageResult | tuple[DispatchError, bool]:
         """The picture; or what went wrong and whether another pool may do better."""
         name, began = choice.pool.name, self._clock()
@@ -355,7 +379,7 @@ class Dispatcher:
         if choice.reason == "probe":
             record.breaker.begin_probe()
         try:
-            answer = await self._send(request, choice, limit)
+            answer = await self._send(request, choice, limit, watch)
         except ReplicaLostError as error:
             log.warning("request %s lost on pool %s: %s", request.request_id, name, error)
             hung = isinstance(error, ReplicaHungError)
@@ -390,14 +414,14 @@ class Dispatcher:
         return _from_failure(answer, choice.predicted_s), answer.retryable
 
     async def _send(
-        self, request: ImageRequest, choice: Decision, limit: _Limit
+        self, request: ImageRequest, choice: Decision, limit: _Limit, watch: Watch | None
     ) -> ImageResult | ImageFailure:
         name = choice.pool.name
         patience_s = self._hang_after_s
         if choice.pool.speed is None:  # nothing is predicted: as much again for each one ahead
             patience_s *= 1 + choice.pool.load.requests / max(1, choice.pool.ready)
         hung_at = self._clock() + choice.predicted_s + patience_s
-        reply = self._handles[name].generate(request)
+        reply = self._handles[name].generate(request, watch)
         answer = asyncio.ensure_future(reply.result())
         try:
             while True:

@@ -17,8 +17,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
 )
@@ -62,13 +64,21 @@ def stock(backend: PipelineBackend, request: ImageRequest) -> tuple[torch.Tensor
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
     }
-    if request.init_rgb is None:
+    size = {"height": request.height, "width": request.width}
+    if request.init_rgb is None and not backend.facts.mask_conditioned:
         cls = StableDiffusionXLPipeline if large else StableDiffusionPipeline
-        common |= {"height": request.height, "width": request.width}
+        common |= size
     else:
-        cls = StableDiffusionXLImg2ImgPipeline if large else StableDiffusionImg2ImgPipeline
-        rgb = np.frombuffer(request.init_rgb, np.uint8).reshape(request.height, request.width, 3)
-        common |= {"image": Image.fromarray(rgb), "strength": request.strength}
+        shape = (request.width, request.height)
+        # An inpainting model without a mask repaints all, and without a picture: any picture.
+        start = Image.frombytes("RGB", shape, request.init_rgb or b"\x55" * 3 * shape[0] * shape[1])
+        common |= {"image": start, "strength": request.strength or 1.0}
+        if request.mask is None and not backend.facts.mask_conditioned:
+            cls = StableDiffusionXLImg2ImgPipeline if large else StableDiffusionImg2ImgPipeline
+        else:
+            cls = StableDiffusionXLInpaintPipeline if large else StableDiffusionInpaintPipeline
+            mask = request.mask or b"\xff" * shape[0] * shape[1]
+            common |= size | {"mask_image": Image.frombytes("L", shape, mask)}
     parts = dict(pipe.components)
     if pipe.vae.dtype != backend.facts.dtype:  # stock casts it back and forth around each decode
         parts["vae"] = copy.deepcopy(pipe.vae).to(backend.facts.dtype)

@@ -14,14 +14,18 @@ from diffusers import (
     EulerDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-Kind = Literal["sd1", "sd2", "sdxl", "lcm"]
-KINDS: tuple[Kind, ...] = ("sd1", "sd2", "sdxl", "lcm")
+Kind = Literal["sd1", "sd2", "sdxl", "lcm", "inpaint", "xl_inpaint"]
+KINDS: tuple[Kind, ...] = ("sd1", "sd2", "sdxl", "lcm", "inpaint", "xl_inpaint")
+# Channels of an inpainting UNet: latent, mask, latent of the masked picture.
+SEEN = 4 + 1 + 4
 
 WINDOW = 16
 DIM = 16
@@ -36,8 +40,10 @@ BETAS: dict[str, Any] = {
 def build(kind: Kind, folder: Path) -> Path:
     """Save a model of 16 x 16 pictures (latents 8 x 8) in stock diffusers layout."""
     torch.manual_seed(KINDS.index(kind))
-    if kind == "sdxl":
-        pipe = StableDiffusionXLPipeline(
+    inpainting = {"in_channels": SEEN} if kind in ("inpaint", "xl_inpaint") else {}
+    if kind in ("sdxl", "xl_inpaint"):
+        cls = StableDiffusionXLInpaintPipeline if inpainting else StableDiffusionXLPipeline
+        pipe = cls(
             vae=_vae(),
             text_encoder=_text(CLIPTextModel),
             text_encoder_2=_text(CLIPTextModelWithProjection),
@@ -48,16 +54,22 @@ def build(kind: Kind, folder: Path) -> Path:
                 addition_embed_type="text_time",
                 addition_time_embed_dim=8,
                 projection_class_embeddings_input_dim=6 * 8 + DIM,
+                **inpainting,
             ),
             scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
             add_watermarker=False,
         )
     else:
-        pipe = StableDiffusionPipeline(
+        cls = StableDiffusionInpaintPipeline if inpainting else StableDiffusionPipeline
+        pipe = cls(
             vae=_vae(),
             text_encoder=_text(CLIPTextModel),
             tokenizer=_tokenizer(),
-            unet=_unet(cross_attention_dim=DIM, time_cond_proj_dim=8 if kind == "lcm" else None),
+            unet=_unet(
+                cross_attention_dim=DIM,
+                time_cond_proj_dim=8 if kind == "lcm" else None,
+                **inpainting,
+            ),
             scheduler=_scheduler(kind),
             safety_checker=None,
             feature_extractor=None,
@@ -69,7 +81,7 @@ def build(kind: Kind, folder: Path) -> Path:
 
 def _scheduler(kind: Kind) -> Any:
     """What the real models ship: PNDM for SD 1, DDIM on velocity for SD 2."""
-    if kind == "sd1":
+    if kind in ("sd1", "inpaint"):
         return PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False)
     if kind == "sd2":
         return DDIMScheduler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from serve_app.routing.journal import Journal
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import Reason, Wishes
 from serve_app.routing.snapshot import PoolSnapshot, PoolState
+from serve_app.routing.watching import Watch
 from serve_app.settings import Settings
 
 MODEL = ModelInfo(
@@ -92,11 +94,19 @@ class FakePainter:
     failure: DispatchError | Exception | None = None
     truncated: bool = False
     unknown_words: tuple[str, ...] = ()
+    happens: Sequence[Any] = ()
 
-    async def paint(self, request: ImageRequest, wishes: Wishes) -> Painted:
-        """Paint ``request``."""
+    async def paint(
+        self, request: ImageRequest, wishes: Wishes, watch: Watch | None = None
+    ) -> Painted:
+        """Paint ``request``; a watcher is told what ``happens`` (a number: that many seconds)."""
         self.requests.append(request)
         self.wishes.append(wishes)
+        for event in self.happens if watch is not None else ():
+            if isinstance(event, int | float):
+                await asyncio.sleep(event)
+            elif watch is not None:
+                watch(event)
         if self.failure is not None:
             raise self.failure
         out = io.BytesIO()

@@ -37,6 +37,12 @@ def animated(kind: str) -> bytes:
     return out.getvalue()
 
 
+def flat(colour: Any, mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
 def bomb() -> bytes:
     """A small file of 20,000 x 20,000 pixels."""
     out = io.BytesIO()
@@ -126,8 +132,6 @@ TABLE = [
     # unknown fields
     Bad("typo", "promt", raw='{"promt": "a"}', says="did you mean 'prompt'"),
     Bad("steps by another name", "steps", {"steps": 3}, says="unknown field"),
-    Bad("stream", "stream", {"stream": True}, says="unknown field"),
-    Bad("mask", "mask", {"mask": "x"}, says="unknown field"),
     Bad("field with emoji", "\\U0001f3a8", {"🎨": 1}, says="unknown field"),
     Bad("field with surrogate", "\\ud800", raw=GOOD + ', "\\ud800": 1}', says="unknown field"),
     Bad("field of 10 kB", "x" * 61 + "...", {"x" * 10_000: 1}, says="unknown field"),
@@ -162,6 +166,38 @@ TABLE = [
     Bad("data URL not base64", "image", {"image": "data:image/png,AAAA"}, says="data URL"),
     Bad("data URL empty", "image", {"image": "data:image/png;base64,"}, says="empty"),
     Bad("web address", "image", {"image": "https://example.com/a.png"}, says="base64"),
+    # mask
+    Bad("mask alone", "mask", {"mask": b64(png())}, says="image"),
+    Bad("mask, null image", "mask", {"mask": b64(png()), "image": None}, says="image"),
+    Bad("mask type", "mask", {"image": b64(png()), "mask": 7}),
+    Bad("mask empty", "mask", {"image": b64(png()), "mask": ""}),
+    Bad(
+        "mask base64", "mask", {"image": b64(png()), "mask": "@@@@"}, says="mask: not valid base64"
+    ),
+    Bad("mask GIF", "mask", {"image": b64(png()), "mask": b64(picture("GIF", "P"))}, says="not a"),
+    Bad("mask bomb", "mask", {"image": b64(png()), "mask": b64(bomb())}, says="400000000 pixels"),
+    Bad("mask truncated", "mask", {"image": b64(png()), "mask": b64(png()[:900])}, says="mask: b"),
+    Bad(
+        "mask size",
+        "mask",
+        {"image": b64(png(96, 80)), "mask": b64(png(80, 96))},
+        says="80x96 pixels; allowed: the size of image, 96x80 or 64x64",
+    ),
+    Bad(
+        "mask that marks nothing",
+        "mask",
+        {"image": b64(png()), "mask": b64(flat("black"))},
+        says="nothing is white",
+    ),
+    Bad("broken image with a mask", "image", {"image": "@@@@", "mask": b64(png())}),
+    # streams
+    Bad("stream type", "stream", {"stream": "true"}, says="boolean"),
+    Bad("stream number", "stream", {"stream": 1}, says="boolean"),
+    Bad("previews without stream", "partial_images", {"partial_images": 1}, says="stream"),
+    Bad("previews, no stream", "partial_images", {"partial_images": 1, "stream": False}),
+    Bad("four previews", "partial_images", {"partial_images": 4, "stream": True}, says="0 to 3"),
+    Bad("previews type", "partial_images", {"partial_images": True, "stream": True}),
+    Bad("streamed, bad width", "width", {"width": 65, "stream": True}),
     # the body itself
     Bad("empty body", None, raw="", says="not JSON"),
     Bad("half JSON", None, raw='{"prompt": "a"', says="not JSON"),
@@ -231,6 +267,10 @@ GET_TABLE: list[tuple[str, str, int, str | None, str]] = [
     ("twice", "prompt=a&prompt=b", 400, "prompt", "more than once"),
     ("image", "prompt=a&image=AAAA", 400, "image", "POST"),
     ("strength", "prompt=a&strength=1", 400, "strength", "POST"),
+    ("mask", "prompt=a&mask=AAAA", 400, "mask", "POST"),
+    ("stream word", "prompt=a&stream=yes", 400, "stream", "boolean"),
+    ("stream number", "prompt=a&stream=1", 400, "stream", "boolean"),
+    ("previews alone", "prompt=a&partial_images=2", 400, "partial_images", "stream"),
     ("width text", "prompt=a&width=big", 400, "width", "integer"),
     ("width empty", "prompt=a&width=", 400, "width", "integer"),
     ("width fraction", "prompt=a&width=64.0", 400, "width", "integer"),

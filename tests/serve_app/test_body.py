@@ -143,7 +143,7 @@ def test_a_body_is_let_go_before_painting(stand: Stand, monkeypatch: pytest.Monk
             rooms.append(made[0]._room)
             return await super().paint(*args)
 
-    monkeypatch.setattr("serve_app.api.imagine.JsonBodies", Recorded)
+    monkeypatch.setattr("serve_app.api.intake.JsonBodies", Recorded)
     stand.front.painter = Painter()
     with TestClient(create_app(stand.front)) as client:
         response = client.post("/imagine", json={"prompt": "a", "width": None, "image": None})

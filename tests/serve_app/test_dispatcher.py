@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from deployments.messages import ImageFailure, ImageRequest, ImageResult, Timings
+from deployments.messages import (
+    ImageFailure,
+    ImageProgress,
+    ImageRequest,
+    ImageResult,
+    Timings,
+)
 from serve_app.autoscaling.meter import DemandMeter
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
@@ -18,6 +24,7 @@ from serve_app.routing.dispatcher import Dispatcher, DispatchError, ReplicaLostE
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.speed import Speed
+from serve_app.routing.watching import Sent, Watch
 from serve_app.routing.work import Load, Work
 from serve_app.settings import INGRESS, Settings
 
@@ -85,10 +92,12 @@ class FakeHandle:
     scripts: list[Script]
     log: list[str]
     requests: list[ImageRequest] = field(default_factory=list)
+    watches: list[Watch | None] = field(default_factory=list)
 
-    def generate(self, request: ImageRequest) -> FakeReply:
+    def generate(self, request: ImageRequest, watch: Watch | None = None) -> FakeReply:
         self.log.append(f"send {self.pool}")
         self.requests.append(request)
+        self.watches.append(watch)
         return FakeReply(self.scripts.pop(0), self.log, self.pool)
 
 
@@ -168,6 +177,28 @@ async def test_a_lost_replica_means_one_retry_on_the_next_pool_with_the_same_req
     assert painted.pool.name == "b"
     assert bench.log == ["send a", "cancel a", "send b"]
     assert bench.handles["a"].requests == bench.handles["b"].requests
+
+
+async def test_a_watcher_is_told_where_the_request_is_and_when_it_begins_anew() -> None:
+    told: list[Any] = []
+
+    async def half_way() -> Answer:
+        bench.handles["a"].watches[0](ImageProgress(step=2, steps=4))  # type: ignore[misc]
+        raise ReplicaLostError("ActorDiedError")
+
+    bench = Bench(a=[half_way], b=[paint])
+    painted = await bench.dispatcher.paint(request(), watch=told.append)
+    assert painted.pool.name == "b"
+    assert [type(event).__name__ for event in told] == ["Sent", "ImageProgress", "Sent"]
+    assert [(e.pool.name, e.attempt) for e in told if isinstance(e, Sent)] == [("a", 1), ("b", 2)]
+    assert bench.handles["a"].requests == bench.handles["b"].requests
+    assert bench.idle()
+
+
+async def test_nobody_is_watched_unasked() -> None:
+    bench = Bench(a=[paint], b=[])
+    await bench.dispatcher.paint(request())
+    assert bench.handles["a"].watches == [None]
 
 
 async def test_lost_twice_is_given_up() -> None:

@@ -49,7 +49,7 @@ class Pool:
     def __post_init__(self) -> None:
         self.going.set()
 
-    def generate(self, request: ImageRequest) -> Reply:
+    def generate(self, request: ImageRequest, watch: Any = None) -> Reply:
         assert self.world.states[self.name].ready > 0, "sent to a pool without a replica"
         self.world.sent[request.request_id] += 1
         return Reply(self, request)

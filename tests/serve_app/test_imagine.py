@@ -257,7 +257,7 @@ def test_nothing_of_the_inside_leaks(stand: Stand, n: int) -> None:
 def test_when_one_of_several_fails_the_others_stop() -> None:
     import asyncio
 
-    from serve_app.api.imagine import paint_all
+    from serve_app.api.painting import paint_all
     from tests.serve_app.test_dispatcher import request
 
     stopped = []
@@ -265,7 +265,7 @@ def test_when_one_of_several_fails_the_others_stop() -> None:
     class Painter:
         calls = 0
 
-        async def paint(self, request: Any, pin: str | None = None) -> Any:
+        async def paint(self, request: Any, *_: Any) -> Any:
             self.calls += 1
             if self.calls == 2:
                 raise DispatchError("generation_failed", "second")

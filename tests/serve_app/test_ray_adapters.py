@@ -16,7 +16,7 @@ from ray.exceptions import (
 )
 from ray.serve.exceptions import BackPressureError
 
-from deployments.messages import ImageFailure
+from deployments.messages import ImageFailure, ImageProgress
 from serve_app.api.front import Front, default_work
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
@@ -38,7 +38,7 @@ from tests.serve_app.conftest import (
     make_settings,
     snapshot,
 )
-from tests.serve_app.test_dispatcher import request
+from tests.serve_app.test_dispatcher import RESULT, request
 
 
 class Response:
@@ -61,12 +61,30 @@ class Handle:
         self.response = Response(outcome)
         self.calls: list[tuple[Any, ...]] = []
 
-    def options(self, *, method_name: str) -> Any:
+    def options(self, *, method_name: str, stream: bool = False) -> Any:
         def remote(*given: Any) -> Response:
             self.calls.append((method_name, *given))
-            return self.response
+            return Items(self.response.outcome) if stream else self.response
 
         return SimpleNamespace(remote=remote)
+
+
+class Items(Response):
+    """A streaming response: its outcome is a list, whose last item may be an error."""
+
+    async def __aiter__(self) -> Any:
+        for item in self.outcome:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+def watched(*items: Any) -> tuple[Any, list[Any]]:
+    handle: Any = Handle(items)
+    told: list[Any] = []
+    sent = RayPoolHandle(handle).generate(request(), told.append)
+    assert handle.calls == [("stream", request())]
+    return sent, told
 
 
 def reply(outcome: Any) -> Any:
@@ -91,6 +109,29 @@ def reply(outcome: Any) -> Any:
 async def test_a_dead_or_unreachable_replica_is_lost(error: Exception) -> None:
     with pytest.raises(ReplicaLostError, match=type(error).__name__):
         await reply(error).result()
+
+
+STEP = ImageProgress(step=1, steps=2)
+
+
+async def test_a_watched_reply_tells_what_happens_and_answers() -> None:
+    sent, told = watched(STEP, STEP, RESULT)
+    assert await sent.result() is RESULT
+    assert told == [STEP, STEP]
+    sent.cancel()
+    assert sent._response.cancelled
+
+
+async def test_a_replica_lost_after_its_answer_is_not_lost() -> None:
+    sent, _ = watched(RESULT, ActorDiedError())
+    assert await sent.result() is RESULT
+
+
+@pytest.mark.parametrize("items", [(), (STEP,), (STEP, ActorDiedError())])
+async def test_a_stream_without_an_answer_is_lost(items: tuple[Any, ...]) -> None:
+    sent, _ = watched(*items)
+    with pytest.raises(ReplicaLostError):
+        await sent.result()
 
 
 async def test_back_pressure_is_overload() -> None:

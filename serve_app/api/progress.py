@@ -1,0 +1,63 @@
+"""The events of ``/imagine``'s stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deployments.messages import ImageEvent, ImagePreview, ImageRequest
+from deployments.model_info import ModelInfo
+from serve_app.api.answer import as_base64, json_body, model_label
+from serve_app.api.events import EventStream, comment, event
+from serve_app.api.front import Painter
+from serve_app.api.painting import paint_all
+from serve_app.routing.router import Wishes
+from serve_app.routing.watching import Sent
+
+
+async def stream_pictures(
+    painter: Painter,
+    pictures: Sequence[ImageRequest],
+    wishes: Wishes,
+    model: ModelInfo,
+    *,
+    request_id: str,
+    heartbeat_s: float,
+) -> EventStream:
+    """Paint, and tell of it: ``queued``, ``step``, ``preview``, at last ``done`` or ``error``.
+
+    Raises:
+        ApiError: it failed at once.
+    """
+
+    async def work(stream: EventStream) -> None:
+        def watch(index: int, what: Sent | ImageEvent) -> None:
+            if isinstance(what, Sent):
+                _sent(stream, index, what)
+            else:
+                stream.send(_event(index, what))
+
+        painted = await paint_all(painter, pictures, wishes, watch)
+        stream.send(event("done", json_body(painted, model)))
+
+    headers = {"X-Seed": str(pictures[0].seed), "X-Model": model_label(model)}
+    return await EventStream(
+        work, request_id=request_id, heartbeat_s=heartbeat_s, headers=headers
+    ).open()
+
+
+def _sent(stream: EventStream, index: int, what: Sent) -> None:
+    if what.attempt > 1:
+        stream.send(comment(f"picture {index} is painted again, by pool {what.pool.name}"))
+    else:
+        # Not yet the beginning of the answer: the pool may refuse.
+        stream.hold(event("queued", {"index": index, "place": None, "pool": what.pool.name}))
+
+
+def _event(index: int, what: ImageEvent) -> bytes:
+    steps = {"step": what.step, "steps": what.steps}
+    if isinstance(what, ImagePreview):
+        picture = {"media_type": what.media_type, "b64_json": as_base64(what.image)}
+        return event("preview", {"index": index, "preview": what.index, **steps, **picture})
+    if what.place is not None:
+        return event("queued", {"index": index, "place": what.place, "pool": None})
+    return event("step", {"index": index, **steps})

@@ -1,0 +1,223 @@
+"""A client's retry is not painted twice; what is another request is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from serve_app.api.errors import ApiError
+from serve_app.api.openai import once as module
+from serve_app.api.openai.once import Once, Ticket
+from serve_app.routing.dispatcher import DispatchError, Painted
+from tests.serve_app.conftest import Stand, snapshot
+from tests.serve_app.test_bad_requests import check_error, png
+from tests.serve_app.test_dispatcher import RESULT
+from tests.serve_app.test_openai import edit, generate
+
+PICTURE = Painted(result=RESULT, pool=snapshot("cpu"))
+
+
+def seeds(*responses: Any) -> list[int]:
+    for response in responses:
+        assert response.status_code == 200, response.text
+    return [response.json()["data"][0]["seed"] for response in responses]
+
+
+def attempt(number: int, **more: str) -> dict[str, str]:
+    return {"x-stainless-retry-count": str(number), **more}
+
+
+def test_a_retry_gets_the_same_picture(stand: Stand) -> None:
+    first, second, third = seeds(*(generate(stand, attempt(number)) for number in range(3)))
+    assert first == second == third
+    assert len(stand.painter.requests) == 1
+
+
+def test_the_same_asked_again_is_another_picture(stand: Stand) -> None:
+    assert len(set(seeds(*(generate(stand, attempt(0)) for _ in range(3))))) == 3
+    assert len(set(seeds(*(generate(stand) for _ in range(2))))) == 2
+
+
+def test_two_calls_that_look_alike_get_their_own_retries(stand: Stand) -> None:
+    first = seeds(generate(stand, attempt(0)), generate(stand, attempt(0)))
+    again = seeds(generate(stand, attempt(1)), generate(stand, attempt(1)))
+    assert sorted(first) == sorted(again)
+    assert len(stand.painter.requests) == 2
+    # A retry of which nothing is known is painted.
+    seeds(generate(stand, attempt(1)))
+    assert len(stand.painter.requests) == 3
+
+
+@pytest.mark.parametrize("more", [{"seed": 3}, {"n": 2}, {"prompt": "a"}, {"size": "96x64"}])
+def test_other_contents_are_another_request(stand: Stand, more: dict[str, Any]) -> None:
+    generate(stand, attempt(0))
+    before = len(stand.painter.requests)
+    generate(stand, attempt(1), **more)
+    assert len(stand.painter.requests) > before
+
+
+def test_callers_do_not_get_each_others_pictures(stand: Stand) -> None:
+    generate(stand, attempt(0, authorization="Bearer one"))
+    generate(stand, attempt(1, authorization="Bearer two"))
+    generate(stand, {"idempotency-key": "k", "authorization": "Bearer one"})
+    generate(stand, {"idempotency-key": "k", "authorization": "Bearer two"})
+    assert len(stand.painter.requests) == 4
+
+
+def test_an_edit_is_known_by_its_picture_too(stand: Stand) -> None:
+    image = png()
+    one, two = seeds(*(edit(stand, image, headers=attempt(number)) for number in range(2)))
+    assert one == two
+    edit(stand, png(80, 80), headers=attempt(1))
+    assert len(stand.painter.requests) == 2
+
+
+def test_a_failure_is_tried_again(stand: Stand) -> None:
+    stand.painter.failure = DispatchError("overloaded", "full", retry_after_s=1)
+    check_error(generate(stand, attempt(0)), 429, None)
+    stand.painter.failure = None
+    seeds(generate(stand, attempt(1)))
+    assert len(stand.painter.requests) == 2
+
+
+def test_a_key_names_a_call(stand: Stand) -> None:
+    key = {"idempotency-key": "mine"}
+    one, two = seeds(generate(stand, key), generate(stand, key))
+    assert one == two
+    response = generate(stand, key, seed=1)
+    check_error(response, 422, "Idempotency-Key", "other contents")
+    assert response.headers["x-should-retry"] == "false"
+    assert len(stand.painter.requests) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_a_bad_key(stand: Stand, key: str) -> None:
+    response = generate(stand, {"idempotency-key": key})
+    check_error(response, 400, "Idempotency-Key", "1 to 255")
+
+
+@pytest.mark.parametrize("count", ["", "-1", "one", "1" * 99, "٣".encode().decode("latin-1")])
+def test_a_number_that_is_none_is_no_attempt(stand: Stand, count: str) -> None:
+    for _ in range(2):
+        headers: Any = {b"x-stainless-retry-count": count.encode("latin-1")}
+        assert generate(stand, headers).status_code == 200
+    assert len(stand.painter.requests) == 2
+
+
+def test_a_stream_that_is_retried_ends_with_the_same_picture(stand: Stand) -> None:
+    plain, again = (generate(stand, attempt(number), stream=True).text for number in range(2))
+    assert plain.split('"created_at"')[0] == again.split('"created_at"')[0]
+    assert len(stand.painter.requests) == 1
+
+
+def ticket(number: int | None = 0, name: str = "a") -> Ticket:
+    return Ticket(name, "digest", number)
+
+
+class Studio:
+    """Paints when told; knows what became of it."""
+
+    def __init__(self, once: Once) -> None:
+        self.once = once
+        self.begun = self.left = 0
+        self.done = asyncio.Event()
+
+    async def paint(self) -> list[Painted]:
+        self.begun += 1
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        return [PICTURE]
+
+    def call(self, given: Ticket | None) -> asyncio.Task[list[Painted]]:
+        return asyncio.create_task(self.once.paint(given, self.paint))
+
+
+async def test_a_retry_joins_what_is_under_way() -> None:
+    studio = Studio(Once())
+    first = studio.call(ticket(0))
+    await asyncio.sleep(0)
+    second = studio.call(ticket(1))
+    await asyncio.sleep(0.01)
+    studio.done.set()
+    assert await first is await second
+    assert studio.begun == 1
+
+
+async def test_a_painting_ends_when_the_last_has_left() -> None:
+    studio = Studio(Once())
+    first, second = studio.call(ticket(0)), None
+    await asyncio.sleep(0.01)
+    second = studio.call(ticket(1))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.sleep(0.01)
+    assert studio.left == 0
+    second.cancel()
+    await asyncio.sleep(0.01)
+    assert studio.left == 1
+    studio.call(ticket(2))
+    await asyncio.sleep(0.01)
+    assert studio.begun == 2
+    studio.done.set()
+
+
+async def test_without_a_ticket_nothing_is_kept() -> None:
+    once = Once()
+    studio = Studio(once)
+    studio.done.set()
+    await studio.call(None)
+    assert (len(once._calls), once._bytes) == (0, 0)
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    once = Once(clock=lambda: now)
+    studio = Studio(once)
+    studio.done.set()
+    monkeypatch.setattr(module, "MOST_BYTES", 10)  # a picture has 3
+    monkeypatch.setattr(module, "MOST_CALLS", 50)
+    for index in range(200):
+        await studio.call(ticket(0, str(index)))
+        assert once._bytes <= 10 + 3
+        assert len(once._calls) <= 50
+    assert [call.ticket.name for call in once._calls.values()][-1] == "199"
+    begun = studio.begun
+    await studio.call(ticket(1, "199"))
+    assert studio.begun == begun
+    now = module.KEPT_S + 1
+    await studio.call(ticket(2, "199"))
+    assert studio.begun == begun + 1
+    monkeypatch.setattr(module, "MOST_BYTES", 10**9)
+    for index in range(200):
+        await studio.call(ticket(0, f"more {index}"))
+        assert len(once._calls) <= 50
+
+
+async def test_a_key_of_a_call_under_way_is_checked_too() -> None:
+    studio = Studio(Once())
+    first = studio.call(ticket(None))
+    await asyncio.sleep(0.01)
+    with pytest.raises(ApiError, match="other contents"):
+        await studio.once.paint(Ticket("a", "other", None), studio.paint)
+    studio.done.set()
+    assert await first
+
+
+def test_a_secret_is_not_part_of_a_ticket() -> None:
+    headers = [(b"authorization", b"Bearer secret"), (b"idempotency-key", b"k")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1",
+        "headers": headers,
+        "query_string": b"",
+        "server": ("a", 1),
+        "scheme": "http",
+    }
+    assert "secret" not in str(Ticket.of(Request(scope), {"prompt": "a"}))
