@@ -1,0 +1,1 @@
+"""The rollout: Kubernetes manifests, and the parts of them that are generated."""
