@@ -11,7 +11,7 @@ from rich.console import Console
 from kuberay.fleet import HERE, load
 from kuberay.render import drift, project_version, rendered
 from kuberay.tags import stale
-from serve_app.settings import SettingsError
+from serve_app.validation import SettingsError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from kuberay.images import packages
 from tests.kuberay.files import dockerfile_problems, policy_problems, script_problems, yaml_problems
 from tests.kuberay.rendering import KUBERAY, ROOT
 from tests.kuberay.rules.secrets import suspicious
-from tests.kuberay.schemas import CRDS
+from tests.kuberay.schemas import CRDS, KUBERNETES
 
 DOCS = ROOT / "docs" / "eks.md"
 
@@ -226,6 +226,7 @@ def test_installed_versions_are_those_of_the_schemas(crds: None) -> None:
         "AWS_LOAD_BALANCER_CONTROLLER": "AWS Load Balancer Controller v",
     }.items():
         assert title + pinned[name] in sources, name
+    assert KUBERNETES.startswith(pinned["KUBERNETES"] + ".")
     for name, version in pinned.items():
         assert re.fullmatch(r"v?\d+(\.\d+)+(-eksbuild\.\d+)?", version), name
 

@@ -14,7 +14,8 @@ from ray.serve.schema import ServeDeploySchema
 from kuberay import fleet, serve_config
 from kuberay.__main__ import main
 from kuberay.render import rendered
-from serve_app.settings import Settings, SettingsError
+from serve_app.settings import Settings
+from serve_app.validation import SettingsError
 from tests.kuberay.rendering import KUBERAY, ROOT
 
 FLEET = fleet.load()

@@ -8,11 +8,13 @@ from tests.kuberay.rules import (
     network,
     observability,
     operator,
+    placement,
     pods,
     references,
     schema,
     secrets,
     serving,
+    target_groups,
     workers,
 )
 
@@ -24,10 +26,12 @@ __all__ = [
     "network",
     "observability",
     "operator",
+    "placement",
     "pods",
     "references",
     "schema",
     "secrets",
     "serving",
+    "target_groups",
     "workers",
 ]

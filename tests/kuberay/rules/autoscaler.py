@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
+
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, Workload, title
 from tests.kuberay.rules.operator import env_names, is_v2
@@ -57,6 +61,12 @@ def readable_by_ray(manifest: Manifest) -> Iterator[tuple[str, str]]:
             pod.ray_resources()
         except Exception as error:
             yield pod.where, f"Ray's autoscaler cannot read it: {type(error).__name__}: {error}"
+    for owner, cluster in manifest.ray_clusters():
+        metadata = {"name": owner["metadata"]["name"], "namespace": "any"}
+        try:
+            _derive_autoscaling_config_from_ray_cr({"metadata": metadata, "spec": cluster})
+        except Exception as error:
+            yield title(owner), f"Ray's autoscaler cannot read it: {type(error).__name__}: {error}"
 
 
 @rule

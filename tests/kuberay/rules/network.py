@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, Object, Workload
-from tests.kuberay.rules.ingress import targets
 from tests.kuberay.rules.references import matches
+from tests.kuberay.rules.target_groups import targets
 from tests.kuberay.rules.workers import SERVE_PORT, ports
 
 DASHBOARD = 8265

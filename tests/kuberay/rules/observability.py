@@ -16,7 +16,9 @@ import ray
 from serve_app.telemetry.routing import _SECONDS
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, title
+from tests.kuberay.rules.references import chosen
 from tests.kuberay.rules.serving import configs
+from tests.kuberay.rules.workers import ports
 
 ROOT = Path(__file__).resolve().parents[3]
 # The operator adds this port to every Ray pod.
@@ -151,9 +153,6 @@ def metrics_exist(manifest: Manifest) -> Iterator[tuple[str, str]]:
 @rule
 def monitors_find_their_ports(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """A monitor's port is a port of the pods that it chooses, by name."""
-    from tests.kuberay.rules.references import chosen
-    from tests.kuberay.rules.workers import ports
-
     for one in manifest.all("PodMonitor"):
         namespace = one["metadata"].get("namespace")
         for pod in chosen(manifest, one["spec"].get("selector", {}), namespace):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, Object, Workload, title
+from tests.kuberay.scheduling import satisfies
 
 # Kinds without a namespace.
 _CLUSTER_WIDE = frozenset(
@@ -32,8 +33,6 @@ _BUILT_IN_PRIORITIES = frozenset({"system-cluster-critical", "system-node-critic
 
 def matches(selector: Object, labels: dict[str, str]) -> bool:
     """Whether a label selector chooses ``labels``; an empty one chooses all."""
-    from tests.kuberay.scheduling import satisfies
-
     pairs = selector.get("matchLabels") or {}
     return all(labels.get(key) == value for key, value in pairs.items()) and all(
         satisfies(labels.get(e["key"]), e["operator"], e.get("values"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tests.kuberay import schemas
@@ -39,8 +40,6 @@ def pod_template_schema(manifest: Manifest) -> Iterator[tuple[str, str]]:
 @rule
 def names_are_labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Lower-case names of at most 63 characters: they end up in labels and host names."""
-    import re
-
     for one in manifest.objects:
         name = str(one["metadata"].get("name", ""))
         if one["kind"] in {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}:

@@ -9,7 +9,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.live import LiveSettings
-from serve_app.settings import INGRESS, Settings, SettingsError
+from serve_app.settings import INGRESS, Settings
+from serve_app.validation import SettingsError
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, Object, Workload, title
 from tests.kuberay.rules.workers import SERVE_PORT, sleep_s

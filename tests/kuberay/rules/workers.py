@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import ray
+
 from tests.kuberay.findings import rule
-from tests.kuberay.manifest import Manifest, Object, Workload, title
+from tests.kuberay.manifest import Manifest, Object, Workload, strings, title
 
 PROXY_HEALTH = "/-/healthz"
 SERVE_PORT = 8000
@@ -142,8 +144,6 @@ def old_cluster_outlives_requests(manifest: Manifest) -> Iterator[tuple[str, str
 @rule
 def same_ray_everywhere(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """One Ray in a cluster, the one that this package is tested with."""
-    import ray
-
     for owner, cluster in manifest.ray_clusters():
         if cluster.get("rayVersion") != ray.__version__:
             yield title(owner), f"rayVersion {cluster.get('rayVersion')!r} is not {ray.__version__}"
@@ -160,16 +160,9 @@ def dashboard_private(manifest: Manifest) -> Iterator[tuple[str, str]]:
         if kinds & {"LoadBalancer", "NodePort"}:
             yield title(owner), f"the head's Service is {sorted(k for k in kinds if k)}"
     for one in manifest.all("Ingress", "HTTPRoute"):
-        if any("head-svc" in text or text == "dashboard" for _, text in texts(one)):
+        if any("head-svc" in text or text == "dashboard" for _, text in strings(one["spec"])):
             yield title(one), "leads to a Ray head"
     for one in manifest.all("Service"):
         numbers = {p["port"] for p in one["spec"].get("ports", [])}
         if one["spec"].get("type") in {"LoadBalancer", "NodePort"}:
             yield title(one), f"type {one['spec']['type']} opens {sorted(numbers)}"
-
-
-def texts(one: Object) -> Iterator[tuple[str, str]]:
-    """Every text of the object's spec."""
-    from tests.kuberay.manifest import strings
-
-    yield from strings(one.get("spec", {}))
