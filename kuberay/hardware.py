@@ -93,8 +93,17 @@ def compile_job(name: str, family: Family, version: str) -> list[Plain]:
             "path": f"{pod}/containers/0/resources",
             "value": _resources(family, family.compile),
         },
+        *(_one_batch(f"{pod}/containers/0/args/5") if family.image == "neuron" else []),
         _add(f"{pod}/nodeSelector", {HARDWARE: name}),
         _add(f"{pod}/tolerations", [_toleration(family)]),
+    ]
+
+
+def _one_batch(path: str) -> list[Plain]:
+    """Neuron's graphs have one size, where others are compiled in several."""
+    return [
+        {"op": "test", "path": path, "value": "--batch=$(BATCH)"},
+        {"op": "replace", "path": path, "value": "--batch=$(NEURON_BATCH)"},
     ]
 
 

@@ -15,8 +15,9 @@ export AWS_ACCOUNT_ID="$account"
 
 template="$(mktemp)"
 trap 'rm -f "$template"' EXIT
+# Under `preview`, as in Karpenter's own guide: what belongs to this very tag.
 curl -fsSL -o "$template" \
-  "https://raw.githubusercontent.com/aws/karpenter-provider-aws/v$KARPENTER/website/content/en/docs/getting-started/getting-started-with-karpenter/cloudformation.yaml"
+  "https://raw.githubusercontent.com/aws/karpenter-provider-aws/v$KARPENTER/website/content/en/preview/getting-started/getting-started-with-karpenter/cloudformation.yaml"
 aws cloudformation deploy --region "$AWS_REGION" --stack-name "Karpenter-$CLUSTER_NAME" \
   --template-file "$template" --capabilities CAPABILITY_NAMED_IAM \
   --parameter-overrides "ClusterName=$CLUSTER_NAME"

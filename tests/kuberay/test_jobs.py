@@ -44,6 +44,8 @@ def test_compile_job(path: str, kubectl: str) -> None:
     device = next(iter(job(manifest).accelerators()), "")
     kinds: dict[str, Framework] = {"nvidia.com/gpu": "cuda", "aws.amazon.com/neuron": "neuron"}
     assert accelerator == kinds.get(device, "cpu")
+    batches = next(a.partition("=")[2].split(",") for a in given if a.startswith("--batch="))
+    assert len(batches) == 1 if accelerator == "neuron" else "2" in batches
     if importlib.util.find_spec("compile") is None:
         pytest.skip("NO compile/ HERE: the command line of the compile Jobs was not parsed")
     from compile.arguments import parse_arguments

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import tests.kuberay.rules  # noqa: F401  (registers them)
 from tests.kuberay import findings, rendering, schemas
 from tests.kuberay.manifest import Manifest
@@ -38,3 +41,29 @@ def test_a_plain_machine_needs_nothing_of_aws(kubectl: str) -> None:
     groups = {one["apiVersion"].rpartition("/")[0] for one in manifest.objects}
     assert not {group for group in groups if group.endswith((".aws", "karpenter.sh", "keda.sh"))}
     assert manifest.all("Ingress") == []
+
+
+def test_any_cluster_name(tmp_path: Path, kubectl: str) -> None:
+    """Names with hyphens too, in overlays that put the values in more than once."""
+    there = tmp_path / "kuberay"
+    shutil.copytree(rendering.KUBERAY, there)
+    values = there / "cluster" / "cluster.env"
+    values.write_text(values.read_text().replace("_NAME=imagine", "_NAME=our-gpu-cluster"))
+    for name in set(rendering.overlays()) - {"local"}:
+        (found,) = rendering.build(str(there / "overlays" / name)).all("EC2NodeClass")
+        assert found["spec"]["role"] == "KarpenterNodeRole-our-gpu-cluster", name
+        for terms in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
+            assert found["spec"][terms] == [{"tags": {"karpenter.sh/discovery": "our-gpu-cluster"}}]
+
+
+def test_nodes_come_before_a_service(kubectl: str) -> None:
+    """The compile Jobs' namespace, accounts, priorities and nodes, as docs/eks.md applies them first."""
+    first = [*rendering.build("base/shared").objects, *rendering.build("nodes").objects]
+    made = {(one["kind"], one["metadata"]["name"]) for one in first}
+    (job,) = (
+        pod for pod in rendering.build("jobs/compile/inf2").workloads() if pod.role == "Job"
+    )
+    assert ("Namespace", job.owner["metadata"]["namespace"]) in made
+    assert ("ServiceAccount", job.spec["serviceAccountName"]) in made
+    assert ("PriorityClass", job.spec["priorityClassName"]) in made
+    assert ("NodePool", f"imagine-{job.spec['nodeSelector']['imagine/hardware']}") in made

@@ -103,3 +103,15 @@ def another_objective_than_the_alerts(manifest: Manifest) -> None:
         config["applications"][0]["deployments"][0]["user_config"]["slo_s"] = 3
 
     serve(manifest, change)
+
+
+@breaks("expressions-can-be-true")
+def budget_as_a_mean_of_ratios(manifest: Manifest) -> None:
+    rules = the(manifest, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    rules[0]["expr"] = "avg_over_time(imagine:objective_broken:ratio_rate5m[6h]) > 0.06"
+
+
+@breaks("expressions-can-be-true")
+def restarts_as_an_increase(manifest: Manifest) -> None:
+    rules = the(manifest, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    rules[0]["expr"] = "increase(ray_serve_deployment_replica_starts_total[30m]) > 3"

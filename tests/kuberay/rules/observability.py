@@ -207,6 +207,16 @@ def objective_is_measured(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 @rule
+def expressions_can_be_true(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """No mean of ratios, which one 0/0 makes NaN; no increase of a counter that only ever is 1."""
+    for where, expression in expressions(manifest):
+        if re.search(r"avg_over_time\(\s*[\w:]*ratio", expression):
+            yield where, "a mean of ratios is NaN after one quiet minute; divide sums"
+        if re.search(r"(increase|i?rate)\(\s*\w*replica_starts", expression):
+            yield where, "each replica has a series of its own, which is 1: count new series"
+
+
+@rule
 def json_in_config_maps(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """What is named .json is JSON."""
     for one in manifest.all("ConfigMap"):
