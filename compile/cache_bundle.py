@@ -30,8 +30,9 @@ def save(snapshot: Path, target: Path, request: ExportRequest) -> None:
         if request.accelerator == "cuda":
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         compiled = compile_module(module)
-        inputs = make_inputs(part.inputs, snapshot, seed=0)
+        # Made in inference mode, as the engine's are: else torch caches another graph.
         with torch.inference_mode():
+            inputs = make_inputs(part.inputs, snapshot, seed=0)
             compiled(*(inputs[one.name].to(device) for one in part.inputs))
     artifacts = torch.compiler.save_cache_artifacts()
     if artifacts is None:

@@ -123,17 +123,12 @@ def _publish(registry: Registry, target: Path, manifest: Manifest, bars: Progres
 
 def _list(arguments: argparse.Namespace) -> int:
     registry = open_registry(arguments.registry)
-    table = Table("tag", "model", "revision", "created", "graphs", "MB", box=None)
     for entry, manifest in _manifests(registry):
-        table.add_row(
-            entry.tag,
-            manifest.model.source,
-            manifest.model.revision[:19],
-            manifest.created,
-            str(len(manifest.graphs)),
-            f"{sum(file.size for file in manifest.files) / 1e6:.1f}",
+        size = sum(file.size for file in manifest.files) / 1e6
+        _print(
+            f"{entry.tag}  {manifest.model.source} at {manifest.model.revision[:19]},"
+            f" {manifest.created}, {len(manifest.graphs)} graphs, {size:.1f} MB"
         )
-    _out.print(table, soft_wrap=True)
     return 0
 
 
@@ -209,7 +204,7 @@ def _print_graphs(manifest: Manifest) -> None:
         shapes = " ".join("x".join(map(str, one.shape)) for one in record.graph.inputs)
         error = f"not run: {record.not_run}" if record.error is None else f"{record.error:.2g}"
         table.add_row(record.graph.name, shapes, error)
-    _out.print(table, soft_wrap=True)
+    _out.print(table)
 
 
 def _print(text: str) -> None:

@@ -49,6 +49,8 @@ def compile_package(
             package_path=str(path),
             inductor_configs={
                 "aot_inductor.package_constants_in_so": False,
+                # Else weights of up to eight numbers are written into the code.
+                "always_keep_tensor_constants": True,
                 # Else the number of threads is that of the machine that compiled.
                 "cpp.dynamic_threads": True,
                 **configs,

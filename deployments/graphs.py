@@ -9,8 +9,10 @@ from compile.exporters.base import ExportRequest
 from compile.manifest import ArtifactError
 from compile.registry import RegistryError
 from deployments.artifact import fetch
+from deployments.backends import hushed_transformers
 from deployments.model_info import ModelInfo
 from deployments.options import ReplicaOptions
+from deployments.startup import stage
 
 if TYPE_CHECKING:
     from deployments.backends.packaged import GraphSource
@@ -24,11 +26,12 @@ def choose_graphs(options: ReplicaOptions, info: ModelInfo) -> GraphSource | Non
     Raises:
         RuntimeError: the artifact cannot be used, and the settings say to refuse then.
     """
-    from deployments.backends.packaged import JustInTime, Packaged
-
     artifact = options.artifact
     if artifact is None:
         return None
+    with stage("import"), hushed_transformers():
+        from deployments.backends.packaged import JustInTime, Packaged
+
     try:
         located = fetch(options, artifact, info)
     except (ArtifactError, RegistryError, OSError, ValueError) as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Literal, get_args
 
 # import: torch and diffusers.  download: model and artifact.  load: weights to the device.
 # artifact: packaged graphs.  compile: just in time.  warm_up: first passes and calibration.
@@ -39,7 +39,8 @@ class Timeline:
         return sum(self.seconds.values())
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        present = [name for name in get_args(Stage) if name in self.seconds]
+        return ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in present)
 
 
 _current: ContextVar[Timeline | None] = ContextVar("startup_timeline", default=None)

@@ -52,6 +52,7 @@ class AotExporter:
         from compile.inductor import compile_package
 
         self._check_device()
+        _check_compiler()
         shape = ModelShape(snapshot)
         parts = shape.parts(request)
         graphs = []
@@ -121,6 +122,16 @@ class AotExporter:
     def _check_device(self) -> None:
         if not self.available():
             raise CannotRunHereError(f"torch sees no {self.device} device here")
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ExportError("no C++ compiler here: install g++ (Debian: apt install g++)") from error
 
 
 def _weights_dtype(part: Part, dtype: DType, shape: ModelShape) -> DType:

@@ -28,7 +28,7 @@ def available_frameworks() -> frozenset[Framework]:
 
 
 @contextmanager
-def _hushed_transformers() -> Iterator[None]:
+def hushed_transformers() -> Iterator[None]:
     """While diffusers is imported: transformers warns of parts without torchvision, unused here."""
     from transformers.utils import logging
 
@@ -54,7 +54,7 @@ def create_backend(options: ReplicaOptions, graphs: GraphSource | None = None) -
         raise ValueError(
             f"framework: got {options.framework!r}; this build has {', '.join(sorted(_MODULES))}"
         )
-    with stage("import"), _hushed_transformers():
+    with stage("import"), hushed_transformers():
         module = import_module(_MODULES[options.framework])
     with stage("load"):
         backend: Backend = module.create(options, graphs)

@@ -6,6 +6,7 @@ of static batches, idle rows padded; other picture sizes run eagerly, on the sam
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -128,9 +129,10 @@ class JustInTime:
         parts: dict[Component, Part] = {}
         for one in ModelShape(Path(backend.pipe.name_or_path)).parts(request):
             part = parts.setdefault(one.component, Part(one.inputs))
-            graphs = part.graphs.values()
-            known = next(iter(graphs), None)
-            part.graphs[one.batch] = known or compile_module(_wrapped(backend, one.component))
+            if not part.graphs:
+                compiled = compile_module(_wrapped(backend, one.component))
+            # One function for all batches: it makes a graph of each.
+            part.graphs[one.batch] = compiled
         with stage("compile"):
             _warm_up(backend, parts)
         _install(backend, parts)
@@ -192,15 +194,22 @@ def _fill(x: torch.Tensor, batch: int) -> torch.Tensor:
 
 def _wrapped(backend: PipelineBackend, component: Component) -> torch.nn.Module:
     name = "vae" if component.startswith("vae") else component
+    # The same weights and parts under another roof: what is compiled must not meet, when it is
+    # traced for the next batch, the call that is put in its place.
+    part = copy.copy(getattr(backend.pipe, name))
     return wrap(
         component,
-        getattr(backend.pipe, name),
+        part,
         size_conditioned=backend.facts.size_conditioned,
     )
 
 
+@torch.inference_mode()
 def _warm_up(backend: PipelineBackend, parts: dict[Component, Part]) -> None:
-    """One real pass of every graph."""
+    """One real pass of every graph, on tensors like the engine's.
+
+    (torch.compile makes another graph for tensors that were made outside inference mode.)
+    """
     for part in parts.values():
         for batch, graph in part.graphs.items():
             zeros = [
@@ -211,9 +220,8 @@ def _warm_up(backend: PipelineBackend, parts: dict[Component, Part]) -> None:
                 )
                 for one in part.inputs
             ]
-            with torch.inference_mode():
-                # Copying waits for a device that works asynchronously, and hears of its errors.
-                graph(*zeros)[0].cpu()
+            # Copying waits for a device that works asynchronously, and hears of its errors.
+            graph(*zeros)[0].cpu()
 
 
 def _install(backend: PipelineBackend, parts: dict[Component, Part]) -> None:
