@@ -1,4 +1,4 @@
-"""AWS' packages and optimum-neuron are imported in a few places, and at build time only when used."""
+"""optimum-neuron and AWS' packages are imported in few places, at build time only when used."""
 
 from __future__ import annotations
 
