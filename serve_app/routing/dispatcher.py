@@ -280,7 +280,7 @@ class Dispatcher:
         """
         pools = self._directory.snapshots()
         usable = in_rotation(pools, pin, work.size)
-        if not usable:
+        if not any(pool.paints(work.size) for pool in usable):
             raise self._refused(unavailable(pools, pin, work.size))
         rate = _row_steps_per_s(usable)
         turn_s = gate.ahead(key) / rate if rate > 0 else 0.0
@@ -292,9 +292,10 @@ class Dispatcher:
         if not any(
             one.wait_s <= self._limits.of(one.pool.name)
             and (left_s is None or one.total_s <= left_s)
+            and one.pool.paints(work.size)
             for one in candidates
         ):
-            raise self._refused(refusal(candidates, self._limits, left_s))
+            raise self._refused(refusal(candidates, work, self._limits, left_s))
 
     async def _paint(
         self,

@@ -95,11 +95,11 @@ def route(
         failed: names of pools that this request was tried on.
     """
     usable = in_rotation(pools, wishes.pin, work.size)
-    if not usable:
+    if not any(pool.paints(work.size) for pool in usable):
         return unavailable(pools, wishes.pin, work.size)
     candidates = without(failed, weigh(usable, work, limits, left_s))
     if not any(one.fits for one in candidates):
-        return refusal(candidates, limits, left_s)
+        return refusal(candidates, work, limits, left_s)
     if wishes.pin is not None:
         return _decide(candidates[0], "retry" if failed else "pinned")
     if not failed:
@@ -121,12 +121,13 @@ def route(
 def in_rotation(
     pools: Sequence[PoolSnapshot], pin: str | None, size: tuple[int, int] | None = None
 ) -> list[PoolSnapshot]:
-    """The pools that may be sent a request for a picture of ``size`` (width, height).
+    """The pools that may be sent a request: those not held, else all that are available.
 
-    Those not held, else all that are available.
+    Also all if none of the others paints pictures of ``size`` (width, height).
     """
-    able = [pool for pool in _available(pools, pin) if pool.paints(size)]
-    return [pool for pool in able if not pool.held] or able
+    available = _available(pools, pin)
+    free = [pool for pool in available if not pool.held]
+    return free if any(pool.paints(size) for pool in free) else available
 
 
 def _available(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
@@ -147,18 +148,25 @@ def without(failed: Collection[str], candidates: list[Candidate]) -> list[Candid
 def weigh(
     pools: Sequence[PoolSnapshot], work: Work, limits: WaitLimits, left_s: float | None
 ) -> list[Candidate]:
-    """What each pool promises, and whether that is good enough."""
+    """What each pool promises, and whether that is good enough.
+
+    A pool that does not paint the size stays in the list, so that shares are counted as ever.
+    """
     time_left = math.inf if left_s is None else left_s
     candidates = []
     for pool in pools:
         wait_s, total_s = predict(pool, work)
-        fits = wait_s <= limits.of(pool.name) and total_s <= time_left
+        in_time = wait_s <= limits.of(pool.name) and total_s <= time_left
+        fits = in_time and pool.paints(work.size)
         candidates.append(Candidate(pool, wait_s, total_s, fits))
     return candidates
 
 
-def refusal(candidates: Sequence[Candidate], limits: WaitLimits, left_s: float | None) -> Refusal:
-    """Why none of ``candidates`` fits."""
+def refusal(
+    candidates: Sequence[Candidate], work: Work, limits: WaitLimits, left_s: float | None
+) -> Refusal:
+    """Why none of ``candidates`` fits, some of which paint the size."""
+    candidates = [one for one in candidates if one.pool.paints(work.size)]
     crowded = [one for one in candidates if one.wait_s > limits.of(one.pool.name)]
     if left_s is not None and len(crowded) < len(candidates):
         best = min(candidates, key=lambda one: one.total_s)

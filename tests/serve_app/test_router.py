@@ -145,6 +145,36 @@ def test_a_size_that_no_pool_paints_is_a_bad_request(
     assert "a: 256 x 512, 512 x 512" in why.message
 
 
+def test_too_much_waits_only_where_the_size_is_painted() -> None:
+    crowded = pool("b", waiting=9)
+    why = refused(send(STATIC, crowded, work=WIDE, max_wait_s=5))
+    assert (why.code, why.retry_after_s) == ("overloaded", 5)
+    assert "s on b, where at most 5 s" in why.message
+
+
+def test_sizes_that_a_pool_does_not_paint_leave_the_shares_alone() -> None:
+    pools = [pool("a", weight=50, sizes=STATIC.sizes), pool("b", weight=30), pool("c", weight=20)]
+    policy = POLICIES["weighted"](PolicyOptions(phase=7))
+    how: dict[str, Any] = {"wishes": Wishes(), "limits": WaitLimits()}
+    served: Counter[str] = Counter()
+    for turn in range(200):
+        if turn % 2:
+            assert went(route(pools, policy, WIDE, 0.0, **how))[0] != "a"
+        else:
+            served[went(route(pools, policy, SQUARE, 0.0, **how))[0]] += 1
+    assert served["a"] == 50
+
+
+@pytest.mark.parametrize("phase", [0, 7])
+def test_the_last_weighted_pool_may_go_whatever_the_phase(phase: int) -> None:
+    policy = POLICIES["weighted"](PolicyOptions(phase=phase))
+    how: dict[str, Any] = {"wishes": Wishes(), "limits": WaitLimits()}
+    spare = pool("spare", weight=0)
+    assert went(route([A, spare], policy, WORK, 0.0, **how))[0] == "a"
+    assert went(route([spare], policy, WORK, 1.0, **how))[0] == "spare"
+    assert went(route([A, spare], policy, WORK, 2.0, **how))[0] == "a"
+
+
 def test_a_size_is_no_reason_where_nothing_runs() -> None:
     down = pool("a", ready=0, sizes=frozenset({(512, 512)}))
     assert refused(send(down, work=WIDE)).code == "unavailable"

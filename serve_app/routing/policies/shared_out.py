@@ -79,7 +79,7 @@ class SmoothRoundRobin:
         if weights != self._weights:
             self._weights = dict(weights)
             self._owed = dict.fromkeys(weights, 0.0)
-            for _ in range(self._phase):
+            for _ in range(self._phase if weights else 0):
                 self._serve(weights)
         able = {name: weight for name, weight in weights.items() if name in fitting}
         return self._serve(able) if able else []
