@@ -28,6 +28,9 @@ class ReplicaOptions(BaseModel):
         admission: which waiting picture gets the next slot.
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
+        safety_source: folder or Hugging Face id of the safety checker that every picture must pass;
+            ``None`` for none.
+        safety_revision: as ``model_revision``.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -45,4 +48,6 @@ class ReplicaOptions(BaseModel):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0)
+    safety_source: str | None = None
+    safety_revision: str | None = None
     emulated_step_s: float | None = Field(default=None, gt=0)

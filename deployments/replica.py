@@ -16,6 +16,7 @@ from deployments.messages import (
     ImageResult,
     Timings,
 )
+from deployments.metrics import ReplicaMetrics, Sampler
 from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
 
@@ -45,6 +46,7 @@ class PoolReplica:
         from deployments.engine.calibration import choose_rows, measure_step_costs
         from deployments.engine.service import EngineService
         from deployments.engine.statistics import Statistics
+        from deployments.safety import load_checker
 
         begin = time.monotonic()
         self.options = options
@@ -65,7 +67,24 @@ class PoolReplica:
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
         self.statistics = Statistics(defaults.width * defaults.height)
+        calibrated = time.monotonic()
+        self._checker = load_checker(options.safety_source, options.safety_revision)
         self._warm_up()
+        ready = time.monotonic()
+        self._metrics = Sampler(
+            ReplicaMetrics(
+                options.pool,
+                options.accelerator,
+                self.service.engine,
+                {
+                    "load": loaded - begin,
+                    "calibrate": calibrated - loaded,
+                    "warm_up": ready - calibrated,
+                    "total": ready - begin,
+                },
+            ).export
+        )
+        self._metrics.start()
         logger.info(
             "pool %s ready: %s on %s, %d rows, load %.1f s, warm-up %.1f s",
             options.pool,
@@ -116,6 +135,8 @@ class PoolReplica:
 
     def __del__(self) -> None:
         """Called by Serve at shutdown."""
+        if hasattr(self, "_metrics"):
+            self._metrics.stop()
         if hasattr(self, "service"):
             self.service.stop()
 
@@ -146,10 +167,16 @@ class PoolReplica:
         if isinstance(answer[0], ImageFailure):
             raise RuntimeError(f"warm-up failed: {answer[0].message}")
 
-    def _finish(self, job: Job, pixels: NDArray[np.uint8]) -> ImageResult:
+    def _finish(self, job: Job, pixels: NDArray[np.uint8]) -> ImageResult | ImageFailure:
         from deployments.picture import encode_picture
 
         request = job.request
+        if self._checker is not None and not self._checker.passes(pixels):
+            return ImageFailure(
+                code="content_policy_violation",
+                message="the safety checker found the picture not safe to show; change the prompt"
+                " or the seed",
+            )
         image = encode_picture(pixels, request, self.info.name, self.info.revision)
         now = time.monotonic()
         queue = (job.admitted - job.arrived) * 1000 - job.encode_ms

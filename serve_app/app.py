@@ -79,6 +79,8 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
         framework=pool.framework,
         model_source=settings.model.source,
         model_revision=settings.model.revision,
+        safety_source=None if settings.safety is None else settings.safety.source,
+        safety_revision=None if settings.safety is None else settings.safety.revision,
         emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
         **engine,
     )

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -23,14 +22,16 @@ from pydantic import (
 )
 
 from deployments.options import Admission, DType, Framework
+from serve_app.access.settings import AccessSettings
+from serve_app.strict import UNSHOWN as UNSHOWN
+from serve_app.strict import Strict as Strict
+from serve_app.telemetry.settings import TelemetrySettings
 
 Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-# The type of an error whose input must not be shown.
-UNSHOWN = "unshown"
 # Under this key someone may have written an API key by mistake.
 _MAY_HOLD_KEYS = "fairness"
 EMBEDDED = "embedded"
@@ -41,13 +42,6 @@ _RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
 class SettingsError(ValueError):
     """Settings that cannot be used; the message has one line per error."""
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys; cannot be changed."""
-
-    # Defaults are validated too: ``model: {}`` must meet the same rules as a spelt-out model.
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ModelSettings(Strict):
@@ -90,6 +84,26 @@ class ModelSettings(Strict):
                 " leave revision out"
             )
         return self
+
+
+class SafetySettings(ModelSettings):
+    """The checker that every picture must pass: a ``StableDiffusionSafetyChecker``.
+
+    Attributes:
+        source: folder or hub id that holds the checker and its preprocessor's configuration,
+            either in it or, as in a diffusers model, in ``safety_checker`` and
+            ``feature_extractor``.
+        revision: as of the model.
+    """
+
+    source: str = Field(min_length=1)
+
+    @field_validator("source")
+    @classmethod
+    def _is_elsewhere(cls, value: str) -> str:
+        if value == EMBEDDED:
+            raise ValueError("the embedded model has no checker; name a folder or a hub id")
+        return value
 
 
 class ResourceSettings(Strict):
@@ -327,6 +341,9 @@ class Settings(Strict):
     pools: dict[str, PoolSettings] = Field(min_length=1)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     ingress: IngressSettings = Field(default_factory=IngressSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+    safety: SafetySettings | None = None
 
     @field_validator("pools")
     @classmethod

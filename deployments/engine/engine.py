@@ -49,6 +49,8 @@ class Engine:
         if self.max_rows < 2:
             raise ValueError(f"max_rows: got {self.max_rows}; a guided request needs 2")
         self.fault: str | None = None
+        # Ever counted up; read by the metrics' thread.
+        self.steps = self.row_steps = 0
         self._key = POLICIES[admission]
         self._reference_pixels = reference_pixels
         self._decoder = Decoder(backend, deliver, defer_steps, reference_pixels)
@@ -151,6 +153,8 @@ class Engine:
             for job in list(group):
                 self._lose(group, job, error)
             return
+        self.steps += 1
+        self.row_steps += sum(job.rows for job, _ in predictions)
         for job, prediction in predictions:
             try:
                 with torch.inference_mode():

@@ -19,12 +19,12 @@ from deployments.engine.engine import Engine
 from deployments.engine.job import Answer, Job
 from deployments.engine.preparation import Preparation
 from deployments.engine.trajectory import RefusedRequestError
-from deployments.messages import ImageFailure, ImageRequest, ImageResult
+from deployments.messages import ImageFailure, ImageRequest
 from deployments.options import Admission
 
 logger = logging.getLogger(__name__)
 
-Finish = Callable[[Job, NDArray[np.uint8]], ImageResult]
+Finish = Callable[[Job, NDArray[np.uint8]], Answer]
 
 
 class EngineService:
@@ -32,7 +32,7 @@ class EngineService:
 
     Args:
         backend: device code.
-        finish: turns a finished job and its picture into the encoded answer.
+        finish: turns a finished job and its picture into the encoded answer, or refuses it.
         max_rows: rows of the batch.
         reference_pixels: size of picture for which that holds (see ``Engine``).
         max_queued: most requests waiting for a slot.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
+from serve_app.access.visit import current_visit
 from serve_app.routing.dispatcher import DispatchError
 
 _STATUS_OF_DISPATCH = {
@@ -17,6 +18,7 @@ _STATUS_OF_DISPATCH = {
     "invalid_request": 400,
     "overloaded": 429,
     "generation_failed": 500,
+    "content_policy_violation": 400,
 }
 
 
@@ -62,7 +64,10 @@ class ApiError(Exception):
         )
 
     def response(self) -> JSONResponse:
-        """The error as a response in the common envelope."""
+        """The error as a response in the common envelope; the visit notes its code."""
+        visit = current_visit()
+        if visit is not None:
+            visit.code = self.code
         return JSONResponse(
             {
                 "error": {

@@ -13,23 +13,30 @@ _Json = dict[str, Any]
 _IMAGE_TYPES = tuple(MEDIA_TYPES.values())
 _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
+    401: "An API key is needed and missing, or not known.",
     404: "`pool` names no declared pool.",
     406: "Accept admits nothing that can be sent.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
+    429: "Too much is waiting, by prediction or in fact, too many large bodies are being read, or"
+    " the caller's own limits are reached.",
+    431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
 }
 _RETRYABLE = (429, 503, 504)
+_CLOSING = (408, 431)
 
 
 def describe(front: Front, fields: Fields) -> _Json:
     """The document for this service with its limits, model and pools."""
     readiness_503 = _json("No pool is available; `pools` says why.", _ref("Unready"))
     readiness_503["headers"] = _headers("Retry-After")
+    pools = _get("pools", "Every pool", {200: _json("The pools.", _ref("Pools"))})
+    pools["get"] |= {"security": (security := _security(front))}
+    pools["get"]["responses"]["401"] = _error(401, _ERRORS[401])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -42,12 +49,14 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "get": {
                     "operationId": "imagine_get",
                     "summary": "Paint from a query",
+                    "security": security,
                     "parameters": [_request_id(), *_query_parameters(fields)],
                     "responses": _imagine_responses(has_body=False),
                 },
                 "post": {
                     "operationId": "imagine_post",
                     "summary": "Paint from a JSON body",
+                    "security": security,
                     "parameters": [_request_id()],
                     "requestBody": {
                         "required": True,
@@ -62,7 +71,7 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "Whether some pool can paint now",
                 {200: _json("Some pool is available.", _ref("Readiness")), 503: readiness_503},
             ),
-            "/pools": _get("pools", "Every pool", {200: _json("The pools.", _ref("Pools"))}),
+            "/pools": pools,
             "/openapi.json": _get(
                 "openapi", "This document", {200: _json("OpenAPI 3.1.", {"type": "object"})}
             ),
@@ -81,8 +90,14 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "Measured": _MEASURED,
             },
             "headers": _HEADERS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _security(front: Front) -> list[_Json]:
+    """A key; where none is needed, or nothing but the key's own limits depends on it, or none."""
+    return [{"key": []}] if front.settings.access.asks else [{"key": []}, {}]
 
 
 def _imagine_responses(*, has_body: bool) -> _Json:
@@ -145,12 +160,16 @@ def _get(name: str, summary: str, responses: dict[int, _Json]) -> _Json:
     for response in responses.values():
         response.setdefault("headers", {}).update(_headers("X-Request-Id"))
     by_status = {str(status): response for status, response in responses.items()}
+    by_status["431"] = _error(431, _ERRORS[431])
     by_status["500"] = _error(500, "An internal error.")
     return {"get": {"operationId": name, "summary": summary, "responses": by_status}}
 
 
 def _error(status: int, about: str) -> _Json:
-    names = ("X-Request-Id", "Retry-After") if status in _RETRYABLE else ("X-Request-Id",)
+    names = ["X-Request-Id"]
+    names += ["Retry-After"] if status in _RETRYABLE else []
+    names += ["Connection"] if status in _CLOSING else []
+    names += ["WWW-Authenticate"] if status == 401 else []
     return {**_json(about, _ref("Error")), "headers": _headers(*names)}
 
 
@@ -374,6 +393,8 @@ _HEADERS = {
         "Words the model does not know, percent-encoded, separated by commas."
     ),
     "Retry-After": _header("Seconds.", pattern="^[0-9]+$"),
+    "Connection": _header("close: what is left of the request is not read."),
+    "WWW-Authenticate": _header("How to send a key."),
     "Cache-Control": _header("no-store"),
     "Vary": _header("Accept"),
 }
