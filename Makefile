@@ -9,7 +9,7 @@ OLDER := $(VENV)/older/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo test lint e2e slow bench clean
+.PHONY: setup serve demo dashboards test lint e2e slow bench clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,10 @@ bench: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m loadtest.demo
+
+# Over a running `make serve`; needs Debian's prometheus.
+dashboards: $(STAMP)
+	$(BIN)/python -m serve_app.telemetry.dashboards
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

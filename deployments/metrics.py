@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 log = logging.getLogger(__name__)
 
-# From a hundredth of a second to some ten minutes, each twice the one before.
-SECONDS = tuple(0.01 * 2**power for power in range(16))
+# From a hundredth of a second to some ten minutes, each twice the one before; with 0.1 and 12.8.
+SECONDS = tuple(0.0125 * 2**power for power in range(17))
 POOL = ("pool", "accelerator")
 
 

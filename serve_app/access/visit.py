@@ -6,6 +6,9 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+# As nginx has it: no status of HTTP says that nobody waited for the answer.
+CLIENT_LEFT = 499
+
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
@@ -32,7 +35,7 @@ class Visit:
     address: str
     began: float = field(default_factory=time.monotonic)
     key: str | None = None
-    status: int = 499
+    status: int = CLIENT_LEFT
     code: str | None = None
     sent: int = 0
     prompt: str | None = None

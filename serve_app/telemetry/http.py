@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from deployments.metrics import SECONDS, Metric
-from serve_app.access.visit import Visit
+from serve_app.access.visit import CLIENT_LEFT, Visit
 
-_NO_CODE = "ok"
+_NO_CODE, _LEFT_CODE = "ok", "client_left"
 
 REQUESTS = Metric(
     name="imagine_http_requests",
@@ -31,7 +31,7 @@ class RayHttpMetrics:
 
     def __call__(self, visit: Visit) -> None:
         """One request has ended."""
-        code = visit.code or _NO_CODE
+        code = visit.code or (_LEFT_CODE if visit.status == CLIENT_LEFT else _NO_CODE)
         self._made[REQUESTS.name].inc(
             tags={
                 "route": visit.route,
