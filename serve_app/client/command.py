@@ -48,6 +48,7 @@ def main(
                 f"{path}: seed {picture.seed}, {picture.pool} ({picture.accelerator})",
                 markup=False,
                 highlight=False,
+                soft_wrap=True,
             )
             if shows is not None:
                 sys.stdout.write(drawn(picture.image, shows))

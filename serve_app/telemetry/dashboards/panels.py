@@ -151,7 +151,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             {
                 "{{pool}}": f"{_rate('ray_imagine_engine_row_steps_total', 'pool')} / "
-                f"{_rate('ray_imagine_engine_steps_total', 'pool')}"
+                f"({_rate('ray_imagine_engine_steps_total', 'pool')} > 0)"
             },
             "The mean batch; a guided picture has two rows.",
         ),
