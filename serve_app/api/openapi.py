@@ -12,7 +12,8 @@ from serve_app.api.middleware import REQUEST_ID_PATTERN
 _Json = dict[str, Any]
 _IMAGE_TYPES = tuple(MEDIA_TYPES.values())
 _ERRORS = {
-    400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
+    400: "A bad value, an unknown field, or fields that do not go together; see `param`. With code"
+    " `content_policy_violation`: the safety checker refused the picture.",
     401: "An API key is needed and missing, or not known.",
     404: "`pool` names no declared pool.",
     406: "Accept admits nothing that can be sent.",

@@ -25,6 +25,7 @@ from serve_app.access.settings import AccessSettings, AuditSettings, CallLimits
 from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from serve_app.api.errors import ApiError
+from serve_app.routing.dispatcher import DispatchError
 from serve_app.routing.journal import Journal
 from serve_app.routing.router import Decision
 from serve_app.settings import Settings, SettingsError
@@ -118,6 +119,15 @@ def test_openapi_is_true_of_refusals(opened: Open) -> None:
     for path in (IMAGINE, "/health", "/pools"):
         refused(large := client.get(path, headers={"x": "y" * 70_000}), 431, "headers_too_large")
         document.judge(large)
+
+
+def test_a_picture_that_the_checker_refuses(stand: Stand) -> None:
+    message = "the safety checker found the picture not safe to show"
+    stand.painter.failure = DispatchError("content_policy_violation", message)
+    answer = stand.client.post("/imagine", json={"prompt": "a"})
+    refused(answer, 400, "content_policy_violation")
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    Document(stand).judge(answer)
 
 
 def test_a_rate_is_kept_and_told(opened: Open) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import grpc
 import pytest
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+)
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -18,6 +24,7 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments.messages import ImageFailure, ImageResult, Timings
 from serve_app.api.front import Front, default_work
+from serve_app.api.grpc_health import MOST_WATCHES, GrpcHealth
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
 from serve_app.last_good import LastGood
@@ -286,6 +293,37 @@ def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> Non
         ("imagine_routing_failures", 1, {"pool": "a", "cause": "lost"}),
         ("imagine_routing_refusals", 1, {"code": "overloaded"}),
     ]
+
+
+class GrpcContext:
+    """What Serve hands over with a call."""
+
+    code: Any = None
+    details = ""
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+async def test_the_ingress_answers_health_calls() -> None:
+    ingress, _, front = bare_ingress()
+    ingress._health = GrpcHealth(front)
+    context: Any = GrpcContext()
+    answer = await ingress.Check(HealthCheckRequest(service="Ingress"), context)
+    assert (answer.status, context.code) == (HealthCheckResponse.SERVING, None)
+    listed = await ingress.List(HealthListRequest())
+    assert set(listed.statuses) == {"", "Ingress", "gpu", "cpu"}
+    await ingress.Check(HealthCheckRequest(service="tpu"), context)
+    assert context.code == grpc.StatusCode.NOT_FOUND
+    assert "name of a pool" in context.details
+    watch = ingress.Watch(HealthCheckRequest(service="tpu"), context)
+    assert (await anext(watch)).status == HealthCheckResponse.SERVICE_UNKNOWN
+    ingress._health._watches = MOST_WATCHES
+    assert [one async for one in ingress.Watch(HealthCheckRequest(), context)] == []
+    assert context.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 RAW = {
