@@ -97,7 +97,8 @@ class AuditSettings(Strict):
     Attributes:
         enabled: whether any is.
         prompt: whether it holds the prompt too.
-        file: where lines are appended; ``None``: to the ingress replica's log in Ray's folder.
+        file: where lines are appended; ``None``: to the ingress replica's log in Ray's folder, which
+            takes them at ``log_level: INFO``.
     """
 
     enabled: bool = True
