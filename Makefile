@@ -12,7 +12,7 @@ OPENAI_1 := $(VENV)/openai-1/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo test lint e2e slow bench neuron neuron-test clean
+.PHONY: setup serve demo dashboards test lint e2e slow bench neuron neuron-test clean
 
 setup: $(STAMP)
 
@@ -76,6 +76,10 @@ bench: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m loadtest.demo
+
+# Over a running `make serve`; needs Debian's prometheus.
+dashboards: $(STAMP)
+	$(BIN)/python -m serve_app.telemetry.dashboards
 
 clean:
 	rm -rf $(VENV) $(NEURON) .mypy_cache .ruff_cache .pytest_cache

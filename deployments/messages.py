@@ -132,6 +132,7 @@ FailureCode = Literal[
     "invalid_request",  # the request itself cannot be painted here (HTTP 400)
     "overloaded",  # the replica's queue is full (HTTP 429)
     "deadline_exceeded",  # HTTP 504
+    "content_policy_violation",  # the safety checker refuses the picture (HTTP 400)
     "generation_failed",  # this request alone failed (HTTP 500)
     "device_error",  # the device failed under the batch (retryable elsewhere, HTTP 503)
 ]

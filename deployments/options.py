@@ -51,6 +51,9 @@ class ReplicaOptions(BaseModel):
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
         artifact: compiled graphs to run; ``None``: the backend does without.
+        safety_source: folder or Hugging Face id of the safety checker that every picture must pass;
+            ``None`` for none.
+        safety_revision: as ``model_revision``.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -69,4 +72,6 @@ class ReplicaOptions(BaseModel):
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0)
     artifact: ArtifactOptions | None = None
+    safety_source: str | None = None
+    safety_revision: str | None = None
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -19,9 +19,10 @@ from deployments.messages import (
     ImageResult,
     Timings,
 )
+from deployments.metrics import ReplicaMetrics, Sampler
 from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
-from deployments.startup import export_startup, recording, stage
+from deployments.startup import recording, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,15 @@ class PoolReplica:
         with recording() as timeline:
             self._start(options)
         self.timeline = timeline
-        export_startup(options.pool, timeline)
+        self._metrics = Sampler(
+            ReplicaMetrics(
+                options.pool,
+                options.accelerator,
+                self.service.engine,
+                timeline.phases,
+            ).export
+        )
+        self._metrics.start()
         logger.info(
             "pool %s ready in %.1f s (%s): %s on %s, %s, %d rows",
             options.pool,
@@ -71,6 +80,7 @@ class PoolReplica:
             from deployments.engine.service import EngineService
             from deployments.engine.statistics import Statistics
             from deployments.graphs import choose_graphs
+            from deployments.safety import load_checker
 
         with stage("download"):
             self.info = load_model_info(options.model_source, options.model_revision)
@@ -98,6 +108,8 @@ class PoolReplica:
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
         self.statistics = Statistics(defaults.width * defaults.height)
+        with stage("load"):
+            self._checker = load_checker(options.safety_source, options.safety_revision)
         with stage("warm_up"):
             self._warm_up()
 
@@ -162,6 +174,8 @@ class PoolReplica:
 
     def __del__(self) -> None:
         """Called by Serve at shutdown."""
+        if hasattr(self, "_metrics"):
+            self._metrics.stop()
         if hasattr(self, "service"):
             self.service.stop()
 
@@ -188,13 +202,20 @@ class PoolReplica:
         thread.join()
         if not answer:
             raise RuntimeError("warm-up failed: no answer")
-        if isinstance(answer[0], ImageFailure):
+        # What the checker flags was painted all the same.
+        if isinstance(answer[0], ImageFailure) and answer[0].code != "content_policy_violation":
             raise RuntimeError(f"warm-up failed: {answer[0].message}")
 
-    def _finish(self, job: Job, pixels: NDArray[np.uint8]) -> ImageResult:
+    def _finish(self, job: Job, pixels: NDArray[np.uint8]) -> ImageResult | ImageFailure:
         from deployments.picture import encode_picture
 
         request = job.request
+        if self._checker is not None and not self._checker.passes(pixels):
+            return ImageFailure(
+                code="content_policy_violation",
+                message="the safety checker found the picture not safe to show; change the prompt"
+                " or the seed",
+            )
         image = encode_picture(pixels, request, self.info.name, self.info.revision)
         now = time.monotonic()
         queue = (job.admitted - job.arrived) * 1000 - job.encode_ms

@@ -38,6 +38,11 @@ class Timeline:
         """Seconds in all stages."""
         return sum(self.seconds.values())
 
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by stage, and in all as ``total``."""
+        return {**{str(name): took for name, took in self.seconds.items()}, "total": self.total}
+
     def __str__(self) -> str:
         present = [name for name in get_args(Stage) if name in self.seconds]
         return ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in present)
@@ -66,14 +71,3 @@ def stage(name: Stage) -> Iterator[None]:
     else:
         with timeline.stage(name):
             yield
-
-
-def export_startup(pool: str, timeline: Timeline) -> None:
-    """The start's stages as Ray metrics (Prometheus names get the prefix ``ray_``)."""
-    from ray.serve import metrics
-
-    gauge = metrics.Gauge(
-        "imagine_startup_seconds", "where a replica's start went, by stage", ("pool", "stage")
-    )
-    for name, seconds in timeline.seconds.items():
-        gauge.set(seconds, tags={"pool": pool, "stage": name})

@@ -82,6 +82,8 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
         artifact=None
         if pool.artifact is None
         else ArtifactOptions.model_validate(pool.artifact.model_dump()),
+        safety_source=None if settings.safety is None else settings.safety.source,
+        safety_revision=None if settings.safety is None else settings.safety.revision,
         emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
         **engine,
     )

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from deployments.metrics import Sampler
 from deployments.model_info import load_model_info
+from serve_app.access.audit import AuditLog
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
+from serve_app.api.grpc_health import SERVICE_UNKNOWN, GrpcHealth, TooManyWatchesError
 from serve_app.autoscaling.board import Board
 from serve_app.autoscaling.meter import DemandMeter
 from serve_app.autoscaling.reporter import Reporter
@@ -26,6 +38,10 @@ from serve_app.routing.measurements import Measurements
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.settings import Settings
 from serve_app.telemetry.autoscaling import RayAutoscalingMetrics
+from serve_app.telemetry.cloudwatch import Publisher
+from serve_app.telemetry.http import RayHttpMetrics
+from serve_app.telemetry.pools import RayPoolMetrics
+from serve_app.telemetry.publishing import RayPublisherMetrics, make_publisher
 from serve_app.telemetry.routing import RayRoutingMetrics
 from serve_app.validation import SettingsError
 
@@ -60,12 +76,15 @@ class Ingress:
         pools = {name: RayPoolHandle(handle) for name, handle in handles.items()}
         measurements = Measurements(pools, directory.measured)
         meter = DemandMeter()
+        cloudwatch = settings.telemetry.cloudwatch
+        self._publisher = None if cloudwatch is None else make_publisher(cloudwatch)
+        told = () if self._publisher is None else (self._publisher.record,)
         self._dispatcher = Dispatcher(
             pools,
             directory,
             reference_pixels=model.defaults.width * model.defaults.height,
             timeout_s=settings.limits.request_timeout_s,
-            journal=Journal(RayRoutingMetrics()),
+            journal=Journal(RayRoutingMetrics(), told),
             meter=meter,
             looked=measurements.refresh,
             phase=secrets.randbelow(_PHASES),
@@ -88,15 +107,51 @@ class Ingress:
             routing=self._dispatcher,
             measurements=measurements,
             decision=lambda: self._reporter.decision,
+            observers=(RayHttpMetrics(), AuditLog(settings.access.audit)),
         )
+        self._health = GrpcHealth(self._front)
+        self._metrics = Sampler(self._exporter(directory))
         self._take(LiveSettings())
         self._availability.poll()  # so that the first request finds pools
         self._availability.start()
         self._reporter.start()
+        self._metrics.start()
+        if self._publisher is not None:
+            self._publisher.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after the constructor."""
         return create_app(self._front, request_id_echoed=True)
+
+    async def Check(  # noqa: N802 - the name is the protocol's
+        self, request: HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> HealthCheckResponse:
+        """``grpc.health.v1``: the status of one service; ``NOT_FOUND`` where there is none."""
+        status = self._health.status(request.service)
+        if status == SERVICE_UNKNOWN:
+            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
+            grpc_context.set_details("no such service: '', 'Ingress' or the name of a pool")
+        return HealthCheckResponse(status=status)
+
+    async def List(  # noqa: N802
+        self, request: HealthListRequest
+    ) -> HealthListResponse:
+        """``grpc.health.v1``: the status of every service."""
+        found = self._health.all().items()
+        return HealthListResponse(
+            statuses={name: HealthCheckResponse(status=status) for name, status in found}
+        )
+
+    async def Watch(  # noqa: N802
+        self, request: HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[HealthCheckResponse]:
+        """``grpc.health.v1``: the status of one service now, and whenever it changes."""
+        try:
+            async for status in self._health.watch(request.service):
+                yield HealthCheckResponse(status=status)
+        except TooManyWatchesError as error:
+            grpc_context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            grpc_context.set_details(str(error))
 
     async def reconfigure(self, user_config: Any) -> None:
         """Take a new ``user_config`` into force, whole or not at all.
@@ -132,6 +187,26 @@ class Ingress:
     def check_health(self) -> None:
         """Called by Serve once the ingress has been constructed and configured, if it is at all."""
         self._started = True
+
+    def __del__(self) -> None:
+        """Called by Serve at shutdown."""
+        if hasattr(self, "_metrics"):
+            self._metrics.stop()
+        publisher: Publisher | None = getattr(self, "_publisher", None)
+        if publisher is not None:
+            publisher.stop()
+
+    def _exporter(self, directory: PoolDirectory) -> Callable[[], None]:
+        """Shows pools and publisher as they are now, from another thread."""
+        pools, publisher = RayPoolMetrics(), self._publisher
+        published = None if publisher is None else RayPublisherMetrics(publisher)
+
+        def export() -> None:
+            pools.show(directory.books(), self._dispatcher.waiting, self._dispatcher.holding)
+            if published is not None:
+                published.show()
+
+        return export
 
     def _take(self, live: LiveSettings) -> None:
         self._dispatcher.configure(live)

@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from deployments.options import Admission, DType, Fallback, Framework, Load
+from serve_app.access.settings import AccessSettings
+from serve_app.telemetry.settings import TelemetrySettings
 from serve_app.validation import Strict, parse
 
 Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
@@ -71,6 +73,26 @@ class ModelSettings(Strict):
                 " leave revision out"
             )
         return self
+
+
+class SafetySettings(ModelSettings):
+    """The checker that every picture must pass: a ``StableDiffusionSafetyChecker``.
+
+    Attributes:
+        source: folder or hub id that holds the checker and its preprocessor's configuration,
+            either in it or, as in a diffusers model, in ``safety_checker`` and
+            ``feature_extractor``.
+        revision: as of the model.
+    """
+
+    source: str = Field(min_length=1)
+
+    @field_validator("source")
+    @classmethod
+    def _is_elsewhere(cls, value: str) -> str:
+        if value == EMBEDDED:
+            raise ValueError("the embedded model has no checker; name a folder or a hub id")
+        return value
 
 
 class ResourceSettings(Strict):
@@ -370,6 +392,9 @@ class Settings(Strict):
     pools: dict[str, PoolSettings] = Field(min_length=1)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     ingress: IngressSettings = Field(default_factory=IngressSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+    safety: SafetySettings | None = None
 
     @field_validator("pools")
     @classmethod

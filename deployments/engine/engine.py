@@ -54,6 +54,8 @@ class Engine:
             raise ValueError(f"max_rows: got {self.max_rows}; a guided request needs 2")
         self.fault: str | None = None
         self._show = show
+        # Ever counted up; read by the metrics' thread.
+        self.steps = self.row_steps = 0
         self._key = POLICIES[admission]
         self._reference_pixels = reference_pixels
         self._decoder = Decoder(backend, deliver, defer_steps, reference_pixels)
@@ -160,6 +162,8 @@ class Engine:
             for job in list(group):
                 self._lose(group, job, error)
             return
+        self.steps += 1
+        self.row_steps += sum(job.rows for job, _ in predictions)
         for job, prediction in predictions:
             try:
                 with torch.inference_mode():

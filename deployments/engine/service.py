@@ -27,13 +27,12 @@ from deployments.messages import (
     ImageFailure,
     ImagePreview,
     ImageRequest,
-    ImageResult,
 )
 from deployments.options import Admission
 
 logger = logging.getLogger(__name__)
 
-Finish = Callable[[Job, NDArray[np.uint8]], ImageResult]
+Finish = Callable[[Job, NDArray[np.uint8]], Answer]
 Render = Callable[[ImageRequest, torch.Tensor], bytes]
 Watch = Callable[[ImageEvent], None]
 
@@ -43,7 +42,7 @@ class EngineService:
 
     Args:
         backend: device code.
-        finish: turns a finished job and its picture into the encoded answer.
+        finish: turns a finished job and its picture into the encoded answer, or refuses it.
         render: turns predicted clean latents ``[1, channels, h, w]`` into an encoded preview;
             ``None`` for no previews.
         max_rows: rows of the batch.

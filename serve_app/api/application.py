@@ -6,11 +6,15 @@ from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from serve_app.access.gate import Gate
+from serve_app.access.keys import KeyRing
+from serve_app.access.limits import CallerLimits
 from serve_app.api.docs import Docs
 from serve_app.api.errors import ApiError
 from serve_app.api.front import Front
@@ -21,12 +25,31 @@ from serve_app.api.middleware import RequestIdMiddleware, internal_error
 from serve_app.api.openai.images import Images
 from serve_app.api.openai.models import Models
 from serve_app.api.pools import Pools
+from serve_app.api.visits import VisitMiddleware
+
+_CORS_METHODS = ("GET", "POST")
+_CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id")
+_CORS_EXPOSED = (
+    "X-Request-Id",
+    "X-Seed",
+    "X-Pool",
+    "X-Accelerator",
+    "X-Route-Reason",
+    "X-Model",
+    "X-Prompt-Truncated",
+    "X-Unknown-Words",
+    "Retry-After",
+    "Server-Timing",
+)
 
 
 def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     """The service's HTTP surface over ``front``; knows nothing of Ray.
 
     ``request_id_echoed``: see ``RequestIdMiddleware``.
+
+    Raises:
+        SettingsError: the file of API keys is missing or bad.
     """
     intake = Intake(front)
     imagine, health, docs = Imagine(intake), Health(front), Docs(front)
@@ -54,7 +77,25 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    return RequestIdMiddleware(app, echoed=request_id_echoed)
+    known = {route.path for route in app.routes if isinstance(route, Route)}
+    return RequestIdMiddleware(_guarded(app, front, known), echoed=request_id_echoed)
+
+
+def _guarded(app: ASGIApp, front: Front, routes: set[str]) -> ASGIApp:
+    """The application behind the gate, observed."""
+    access = front.settings.access
+    limits = CallerLimits(lambda: front.routing.peers)
+    guarded: ASGIApp = Gate(app, access, KeyRing(access), limits)
+    if access.cors_origins:
+        # Outside the gate: a browser asks first without the key.
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=access.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
+    return VisitMiddleware(guarded, routes, access.networks, front.observers)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

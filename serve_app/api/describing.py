@@ -8,6 +8,7 @@ from serve_app.api.middleware import REQUEST_ID_PATTERN
 
 Json = dict[str, Any]
 _RETRYABLE = (429, 503, 504)
+_CLOSING = (408, 431)
 
 
 def request_id() -> Json:
@@ -26,6 +27,7 @@ def get(name: str, summary: str, responses: dict[int, Json]) -> Json:
     for response in responses.values():
         response.setdefault("headers", {}).update(headers("X-Request-Id"))
     by_status = {str(status): response for status, response in responses.items()}
+    by_status["431"] = error(431, "The headers are larger than allowed.")
     by_status["500"] = error(500, "An internal error.")
     return {"get": {"operationId": name, "summary": summary, "responses": by_status}}
 
@@ -33,8 +35,9 @@ def get(name: str, summary: str, responses: dict[int, Json]) -> Json:
 def error(status: int, about: str) -> Json:
     """An error's response."""
     names = ["X-Request-Id", "X-Should-Retry"]
-    if status in _RETRYABLE:
-        names.append("Retry-After")
+    names += ["Retry-After"] if status in _RETRYABLE else []
+    names += ["Connection"] if status in _CLOSING else []
+    names += ["WWW-Authenticate"] if status == 401 else []
     return {**json_content(about, ref("Error")), "headers": headers(*names)}
 
 

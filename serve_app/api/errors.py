@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from serve_app.access.visit import current_visit
 from serve_app.routing.dispatcher import DispatchError
 
 _STATUS_OF_DISPATCH = {
@@ -18,6 +19,7 @@ _STATUS_OF_DISPATCH = {
     "invalid_request": 400,
     "overloaded": 429,
     "generation_failed": 500,
+    "content_policy_violation": 400,
 }
 # What failed once for good, or has used up its time, is not painted again unasked.
 _WORTH_RETRYING = frozenset({408, 429, 503})
@@ -65,7 +67,10 @@ class ApiError(Exception):
         )
 
     def body(self) -> dict[str, Any]:
-        """The common envelope."""
+        """The common envelope; the visit, if there is one, notes its code."""
+        visit = current_visit()
+        if visit is not None:
+            visit.code = self.code
         return {
             "error": {
                 "message": self.message,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from deployments.messages import ImageRequest
 from deployments.model_info import ModelInfo
+from serve_app.access.visit import Visit
 from serve_app.live import LiveSettings
 from serve_app.routing.dispatcher import Painted
 from serve_app.routing.journal import Journal
@@ -79,6 +80,7 @@ class Front:
         measurements: what the pools' replicas say of themselves.
         decision: what the autoscaling policy decided last, if anything.
         live: the live settings in force.
+        observers: told of each finished HTTP request.
         config_problem: why the newest live configuration was refused; ``None`` when in force.
     """
 
@@ -90,6 +92,7 @@ class Front:
     measurements: MeasurementsView
     decision: Callable[[], Mapping[str, Any] | None] = lambda: None
     live: LiveSettings = field(default_factory=LiveSettings)
+    observers: Sequence[Callable[[Visit], None]] = ()
     config_problem: str | None = None
 
     @property

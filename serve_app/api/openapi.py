@@ -27,13 +27,17 @@ from serve_app.api.openai.describe import openai_paths, openai_schemas
 
 _IMAGE_TYPES = tuple(MEDIA_TYPES.values())
 _ERRORS = {
-    400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
+    400: "A bad value, an unknown field, or fields that do not go together; see `param`. With code"
+    " `content_policy_violation`: the safety checker refused the picture.",
+    401: "An API key is needed and missing, or not known.",
     404: "`pool` names no declared pool.",
     406: "Accept admits nothing that can be sent.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
+    429: "Too much is waiting, by prediction or in fact, too many large bodies are being read, or"
+    " the caller's own limits are reached.",
+    431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
@@ -52,6 +56,10 @@ def describe(front: Front, fields: Fields) -> Json:
     """The document for this service with its limits, model and pools."""
     readiness_503 = json_content("No pool is available; `pools` says why.", ref("Unready"))
     readiness_503["headers"] = headers("Retry-After")
+    security = _security(front)
+    pools = get("pools", "Every pool", {200: json_content("The pools.", ref("Pools"))})
+    pools["get"] |= {"security": security}
+    pools["get"]["responses"]["401"] = error(401, _ERRORS[401])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -64,12 +72,14 @@ def describe(front: Front, fields: Fields) -> Json:
                 "get": {
                     "operationId": "imagine_get",
                     "summary": "Paint from a query",
+                    "security": security,
                     "parameters": [request_id(), *_query_parameters(fields)],
                     "responses": _imagine_responses(has_body=False),
                 },
                 "post": {
                     "operationId": "imagine_post",
                     "summary": "Paint from a JSON body",
+                    "security": security,
                     "parameters": [request_id()],
                     "requestBody": {
                         "required": True,
@@ -78,7 +88,7 @@ def describe(front: Front, fields: Fields) -> Json:
                     "responses": _imagine_responses(has_body=True),
                 },
             },
-            **openai_paths(),
+            **openai_paths(security),
             "/health": get(
                 "health", "The process lives", {200: json_content("Alive.", ref("Health"))}
             ),
@@ -90,7 +100,7 @@ def describe(front: Front, fields: Fields) -> Json:
                     503: readiness_503,
                 },
             ),
-            "/pools": get("pools", "Every pool", {200: json_content("The pools.", ref("Pools"))}),
+            "/pools": pools,
             "/openapi.json": get(
                 "openapi", "This document", {200: json_content("OpenAPI 3.1.", {"type": "object"})}
             ),
@@ -110,8 +120,14 @@ def describe(front: Front, fields: Fields) -> Json:
                 "Measured": _MEASURED,
             },
             "headers": _HEADERS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _security(front: Front) -> list[Json]:
+    """A key; where none is needed, or nothing but the key's own limits depends on it, or none."""
+    return [{"key": []}] if front.settings.access.asks else [{"key": []}, {}]
 
 
 def _imagine_responses(*, has_body: bool) -> Json:
@@ -373,6 +389,8 @@ _HEADERS = {
     "X-Accel-Buffering": header("no: a stream's events are not to be held back.", enum=["no"]),
     "X-Should-Retry": header("Whether trying again makes sense.", enum=["true", "false"]),
     "Retry-After": header("Seconds.", pattern="^[0-9]+$"),
+    "Connection": header("close: what is left of the request is not read."),
+    "WWW-Authenticate": header("How to send a key."),
     "Cache-Control": header("no-store"),
     "Vary": header("Accept"),
 }

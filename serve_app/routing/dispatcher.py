@@ -54,6 +54,7 @@ DispatchCode = Literal[
     "overloaded",
     "deadline_exceeded",
     "generation_failed",
+    "content_policy_violation",
     "device_error",
 ]
 
@@ -243,6 +244,7 @@ class Dispatcher:
         limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
+        self.journal.asked(request)
         held = not self._directory.has(wishes.pin)
         painted = await self._in_turn(request, work, wishes, limit, watch)
         if not held:  # else the time says how fast replicas come, not whether there are enough
@@ -407,7 +409,7 @@ class Dispatcher:
             took_s = self._clock() - began
             record.breaker.succeeded(began)
             record.observations.answered(took_s, raw_s, self._clock())
-            self.journal.finished(choice, took_s)
+            self.journal.finished(choice, took_s, answer)
             return answer
         self.journal.failed(name, answer.code)
         if answer.code in ("device_error", "generation_failed"):

@@ -8,34 +8,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray.serve import metrics
+from deployments.metrics import Metric
+
+TARGET = Metric(
+    name="imagine_autoscaling_target",
+    kind="gauge",
+    about="replicas the policy wants",
+    labels=("pool",),
+)
+SHORT = Metric(
+    name="imagine_autoscaling_short",
+    kind="gauge",
+    about="1 while a pool's hardware is not to be had",
+    labels=("pool",),
+)
+REQUIRED = Metric(
+    name="imagine_autoscaling_required_row_steps_per_s",
+    kind="gauge",
+    about="work the fleet is sized for, in row-steps a second",
+)
+FAULTS = Metric(
+    name="imagine_autoscaling_faults",
+    kind="gauge",
+    about="times that deciding has failed; counts stayed as they were",
+)
+AUTOSCALING_METRICS = (TARGET, SHORT, REQUIRED, FAULTS)
 
 
 class RayAutoscalingMetrics:
     """Gauges of the newest decision; must be made inside a Serve replica."""
 
     def __init__(self) -> None:
-        self._target = metrics.Gauge(
-            "imagine_autoscaling_target", "replicas the policy wants", ("pool",)
-        )
-        self._short = metrics.Gauge(
-            "imagine_autoscaling_short", "1 while a pool's hardware is not to be had", ("pool",)
-        )
-        self._required = metrics.Gauge(
-            "imagine_autoscaling_required_row_steps_per_s", "work the fleet is sized for"
-        )
-        self._faults = metrics.Gauge(
-            "imagine_autoscaling_faults",
-            "times that deciding has failed; counts stayed as they were",
-        )
+        self._made = {metric.name: metric.make() for metric in AUTOSCALING_METRICS}
 
     def decided(self, decision: Mapping[str, Any]) -> None:
         """Show ``decision``, as the board has it."""
-        self._faults.set(decision["faults"])
+        made = self._made
+        made[FAULTS.name].set(decision["faults"])
         if "required_row_steps_per_s" in decision:
-            self._required.set(decision["required_row_steps_per_s"])
+            made[REQUIRED.name].set(decision["required_row_steps_per_s"])
         for name, pool in decision["pools"].items():
             tags = {"pool": name}
-            self._target.set(pool["target"], tags=tags)
+            made[TARGET.name].set(pool["target"], tags=tags)
             if "supply" in pool:
-                self._short.set(float(pool["supply"]["state"] != "open"), tags=tags)
+                made[SHORT.name].set(float(pool["supply"]["state"] != "open"), tags=tags)

@@ -1,76 +1,105 @@
-"""Every routing decision as Ray metrics (Prometheus names get the prefix ``ray_``)."""
+"""Every routing decision and picture as Ray metrics (Prometheus names get the prefix ``ray_``)."""
 
 from __future__ import annotations
 
-from ray.serve import metrics
-
+from deployments.messages import ImageResult
+from deployments.metrics import POOL, SECONDS, Metric
 from serve_app.routing.router import Decision
 
-# From a tenth of a second to some ten minutes, each twice the one before.
-_SECONDS = [0.1 * 2**power for power in range(14)]
-_RATIOS = [0.1, 0.2, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 5.0, 10.0]
+_RATIOS = (0.1, 0.2, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 5.0, 10.0)
+PHASES = ("queue", "encode", "denoise", "decode")
 
-_POOL = ("pool", "accelerator")
+DECISIONS = Metric(
+    name="imagine_routing_decisions",
+    kind="counter",
+    about="requests sent, by pool and reason",
+    labels=(*POOL, "reason"),
+)
+FAILURES = Metric(
+    name="imagine_routing_failures",
+    kind="counter",
+    about="requests lost or failed, by pool",
+    labels=("pool", "cause"),
+)
+RETRIES = Metric(
+    name="imagine_routing_retries",
+    kind="counter",
+    about="requests sent a second time, by their new pool",
+    labels=("pool",),
+)
+REFUSALS = Metric(
+    name="imagine_routing_refusals",
+    kind="counter",
+    about="requests refused before any pool saw them",
+    labels=("code",),
+)
+IMAGES = Metric(
+    name="imagine_images", kind="counter", about="pictures painted for users", labels=POOL
+)
+PREDICTED = Metric(
+    name="imagine_predicted_seconds",
+    kind="histogram",
+    about="predicted seconds to the picture",
+    labels=POOL,
+    boundaries=SECONDS,
+)
+TOOK = Metric(
+    name="imagine_took_seconds",
+    kind="histogram",
+    about="actual seconds to the picture, from the ingress to the pool and back",
+    labels=POOL,
+    boundaries=SECONDS,
+)
+RATIO = Metric(
+    name="imagine_prediction_ratio",
+    kind="histogram",
+    about="actual over predicted time",
+    labels=POOL,
+    boundaries=_RATIOS,
+)
+PHASE = Metric(
+    name="imagine_phase_seconds",
+    kind="histogram",
+    about="seconds of a picture in the replica, by phase: queue, encode, denoise, decode",
+    labels=(*POOL, "phase"),
+    boundaries=SECONDS,
+)
+ROUTING_METRICS = (
+    DECISIONS, FAILURES, RETRIES, REFUSALS, IMAGES, PREDICTED, TOOK, RATIO, PHASE
+)  # fmt: skip
 
 
 class RayRoutingMetrics:
     """See ``RoutingMetrics``; must be made inside a Serve replica."""
 
     def __init__(self) -> None:
-        self._decisions = metrics.Counter(
-            "imagine_routing_decisions",
-            "requests sent, by pool and reason",
-            (*_POOL, "reason"),
-        )
-        self._failures = metrics.Counter(
-            "imagine_routing_failures", "requests lost or failed, by pool", ("pool", "cause")
-        )
-        self._retries = metrics.Counter(
-            "imagine_routing_retries", "requests sent a second time, by their new pool", ("pool",)
-        )
-        self._refusals = metrics.Counter(
-            "imagine_routing_refusals", "requests refused before any pool saw them", ("code",)
-        )
-        self._predicted = metrics.Histogram(
-            "imagine_predicted_seconds",
-            "predicted seconds to the picture",
-            _SECONDS,
-            _POOL,
-        )
-        self._took = metrics.Histogram(
-            "imagine_took_seconds",
-            "actual seconds to the picture",
-            _SECONDS,
-            _POOL,
-        )
-        self._ratio = metrics.Histogram(
-            "imagine_prediction_ratio",
-            "actual over predicted time",
-            _RATIOS,
-            _POOL,
-        )
+        self._made = {metric.name: metric.make() for metric in ROUTING_METRICS}
 
     def decided(self, decision: Decision) -> None:
         """See ``RoutingMetrics``."""
-        self._decisions.inc(tags={**_tags(decision), "reason": decision.reason})
+        self._made[DECISIONS.name].inc(tags={**_tags(decision), "reason": decision.reason})
         if decision.reason == "retry":
-            self._retries.inc(tags={"pool": decision.pool.name})
+            self._made[RETRIES.name].inc(tags={"pool": decision.pool.name})
 
-    def finished(self, decision: Decision, took_s: float) -> None:
+    def finished(self, decision: Decision, took_s: float, result: ImageResult) -> None:
         """See ``RoutingMetrics``."""
-        tags, predicted_s = _tags(decision), decision.predicted_s
-        self._took.observe(took_s, tags=tags)
+        made, tags, predicted_s = self._made, _tags(decision), decision.predicted_s
+        made[IMAGES.name].inc(tags=tags)
+        made[TOOK.name].observe(took_s, tags=tags)
         if predicted_s > 0:
-            self._predicted.observe(predicted_s, tags=tags)
-            self._ratio.observe(took_s / predicted_s, tags=tags)
+            made[PREDICTED.name].observe(predicted_s, tags=tags)
+            made[RATIO.name].observe(took_s / predicted_s, tags=tags)
+        for phase in PHASES:
+            seconds = getattr(result.timings, phase) / 1000
+            made[PHASE.name].observe(seconds, tags={**tags, "phase": phase})
 
     def failed(self, pool: str, cause: str) -> None:
         """See ``RoutingMetrics``."""
-        self._failures.inc(tags={"pool": pool, "cause": cause})
+        self._made[FAILURES.name].inc(tags={"pool": pool, "cause": cause})
 
     def refused(self, code: str) -> None:
         """See ``RoutingMetrics``."""
-        self._refusals.inc(tags={"code": code})
+        self._made[REFUSALS.name].inc(tags={"code": code})
 
 
 def _tags(decision: Decision) -> dict[str, str]:

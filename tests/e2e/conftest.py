@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -27,6 +28,8 @@ from tests.e2e import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 18_731
+GRPC_PORT = 18_732
+KEY = "im-the-key-of-the-tests"
 START_S = 180.0
 BODY_TIMEOUT_S = 5
 MADE_UP = {"made_up": "neuron_cores", "twin": "made_up_cores"}  # pool -> its hardware
@@ -39,6 +42,7 @@ class Service:
     url: str
     client: httpx.Client
     cluster: Any
+    folder: Path
 
     def post(self, **fields: Any) -> httpx.Response:
         """``POST /imagine``."""
@@ -116,6 +120,16 @@ def write_config(folder: Path) -> Path:
     (application,) = config["applications"]
     arguments = application["args"]
     arguments["limits"] = {"request_timeout_s": 240, "body_timeout_s": BODY_TIMEOUT_S}
+    config["grpc_options"]["port"] = GRPC_PORT
+    arguments["access"] = {
+        "keys": {"tester": {"sha256": hashlib.sha256(KEY.encode()).hexdigest()}},
+        "anonymous": {},  # most tests come without a key
+    }
+    arguments["telemetry"] = {
+        "cloudwatch": {"mode": "emf", "file": str(folder / "emf.log"), "period_s": 0.5}
+    }
+    ingress = next(d for d in application["deployments"] if d["name"] == "Ingress")
+    ingress["user_config"] = {"prices": {"cpu": 0.17}}
     bounds = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 1}
     for name, resource in MADE_UP.items():
         # The policy sees them too: its pools are these, by a YAML anchor.
@@ -149,6 +163,8 @@ def serving(config: Path, port: int) -> Iterator[Service]:
     # Every process of the cluster must find our packages.
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, inherited)]))
+    # So that no test waits long for a metric.
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - as Ray spells it
     # A dashboard port of its own: the tests of one run have several clusters.
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": free_port()}
@@ -170,7 +186,7 @@ def serving(config: Path, port: int) -> Iterator[Service]:
             except AssertionError:
                 print(log.read_text(errors="replace")[-5000:])
                 raise
-            yield Service(url=url, client=client, cluster=cluster)
+            yield Service(url=url, client=client, cluster=cluster, folder=config.parent)
     finally:
         process.send_signal(signal.SIGINT)
         try:

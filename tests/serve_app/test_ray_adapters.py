@@ -5,7 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import grpc
 import pytest
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+)
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -16,8 +22,9 @@ from ray.exceptions import (
 )
 from ray.serve.exceptions import BackPressureError
 
-from deployments.messages import ImageFailure, ImageProgress
+from deployments.messages import ImageFailure, ImageProgress, ImageResult, Timings
 from serve_app.api.front import Front, default_work
+from serve_app.api.grpc_health import MOST_WATCHES, GrpcHealth
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
 from serve_app.ingress import Ingress
 from serve_app.last_good import LastGood
@@ -292,6 +299,14 @@ class Tagged:
     observe = inc
 
 
+PAINTED = ImageResult(
+    image=b"png",
+    media_type="image/png",
+    seed=1,
+    timings=Timings(queue=1000, encode=2000, denoise=3000, decode=4000, total=10_000),
+)
+
+
 def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.serve.metrics.Counter", Tagged)
     monkeypatch.setattr("ray.serve.metrics.Histogram", Tagged)
@@ -299,21 +314,58 @@ def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> Non
     journal = Journal(RayRoutingMetrics())
     decision = Decision(pool=snapshot("a"), reason="retry", predicted_s=2.0)
     journal.decided(decision)
-    journal.finished(decision, 3.0)
-    journal.finished(Decision(pool=snapshot("b"), reason="policy", predicted_s=0.0), 1.0)
+    journal.finished(decision, 3.0, PAINTED)
+    other = Decision(pool=snapshot("b"), reason="policy", predicted_s=0.0)
+    journal.finished(other, 1.0, PAINTED)
     journal.failed("a", "lost")
     journal.refused("overloaded")
-    a = {"pool": "a", "accelerator": "a-card"}
+    a, b = ({"pool": name, "accelerator": f"{name}-card"} for name in "ab")
+    phases = {"queue": 1.0, "encode": 2.0, "denoise": 3.0, "decode": 4.0}
     assert Tagged.seen == [
         ("imagine_routing_decisions", 1, a | {"reason": "retry"}),
         ("imagine_routing_retries", 1, {"pool": "a"}),
+        ("imagine_images", 1, a),
         ("imagine_took_seconds", 3.0, a),
         ("imagine_predicted_seconds", 2.0, a),
         ("imagine_prediction_ratio", 1.5, a),
-        ("imagine_took_seconds", 1.0, {"pool": "b", "accelerator": "b-card"}),
+        *(("imagine_phase_seconds", s, a | {"phase": phase}) for phase, s in phases.items()),
+        ("imagine_images", 1, b),
+        ("imagine_took_seconds", 1.0, b),
+        *(("imagine_phase_seconds", s, b | {"phase": phase}) for phase, s in phases.items()),
         ("imagine_routing_failures", 1, {"pool": "a", "cause": "lost"}),
         ("imagine_routing_refusals", 1, {"code": "overloaded"}),
     ]
+
+
+class GrpcContext:
+    """What Serve hands over with a call."""
+
+    code: Any = None
+    details = ""
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+async def test_the_ingress_answers_health_calls() -> None:
+    ingress, _, front = bare_ingress()
+    ingress._health = GrpcHealth(front)
+    context: Any = GrpcContext()
+    answer = await ingress.Check(HealthCheckRequest(service="Ingress"), context)
+    assert (answer.status, context.code) == (HealthCheckResponse.SERVING, None)
+    listed = await ingress.List(HealthListRequest())
+    assert set(listed.statuses) == {"", "Ingress", "gpu", "cpu"}
+    await ingress.Check(HealthCheckRequest(service="tpu"), context)
+    assert context.code == grpc.StatusCode.NOT_FOUND
+    assert "name of a pool" in context.details
+    watch = ingress.Watch(HealthCheckRequest(service="tpu"), context)
+    assert (await anext(watch)).status == HealthCheckResponse.SERVICE_UNKNOWN
+    ingress._health._watches = MOST_WATCHES
+    assert [one async for one in ingress.Watch(HealthCheckRequest(), context)] == []
+    assert context.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 RAW = {

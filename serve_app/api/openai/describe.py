@@ -26,12 +26,14 @@ from serve_app.api.openai.once import ATTEMPT_HEADER, KEY_HEADER
 
 _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
+    401: "An API key is needed and missing, or not known.",
     404: "`model` or `pool` names nothing that is here.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is of another type, or it is encoded.",
     422: f"The {KEY_HEADER} was used for a request with other contents.",
     429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
+    431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
@@ -44,9 +46,9 @@ _EVENTS = (
 _FILE = {"type": "string", "format": "binary"}
 
 
-def openai_paths() -> Json:
-    """The paths."""
-    return {
+def openai_paths(security: list[Json]) -> Json:
+    """The paths; ``security``: who may ask."""
+    paths = {
         "/v1/images/generations": {
             "post": _painting(
                 "images_generations",
@@ -68,6 +70,11 @@ def openai_paths() -> Json:
         ),
         "/v1/models/{model}": _model(),
     }
+    for path in paths.values():
+        for asked in path.values():
+            asked["security"] = security
+            asked["responses"]["401"] = error(401, _ERRORS[401])
+    return paths
 
 
 def openai_schemas(fields: Fields) -> Json:

@@ -1,0 +1,1 @@
+"""Who may ask, how much, and the line that is kept of it."""

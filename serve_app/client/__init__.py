@@ -1,0 +1,1 @@
+"""The ``imagine`` command: the other end of ``serve_app/api``, of which it imports nothing."""

@@ -1,0 +1,1 @@
+"""The one source of the Grafana dashboard and the Prometheus rules."""
