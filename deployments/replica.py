@@ -97,10 +97,13 @@ class PoolReplica:
         with stage("warm_up"):
             self.step_costs = measure_step_costs(backend, self.height, self.width, options.max_rows)
             self.decoder = LinearDecoder.fit(backend, self.height, self.width)
+        with stage("load"):
+            self._checker = load_checker(options.safety_source, options.safety_revision)
         self.service = EngineService(
             backend,
             self._finish,
-            self._render,
+            # A preview would show what the checker has not seen.
+            self._render if self._checker is None else None,
             max_rows=choose_rows(self.step_costs),
             reference_pixels=self.width * self.height,
             max_queued=options.max_queued,
@@ -108,8 +111,6 @@ class PoolReplica:
             hang_after_s=max(options.hang_after_s, max(self.step_costs.values()) / 100),
         )
         self.statistics = Statistics(defaults.width * defaults.height)
-        with stage("load"):
-            self._checker = load_checker(options.safety_source, options.safety_revision)
         with stage("warm_up"):
             self._warm_up()
 

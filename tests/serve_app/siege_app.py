@@ -33,7 +33,7 @@ PAINT_S = 0.05
 class SlowPainter(FakePainter):
     """Takes a while for each picture."""
 
-    async def paint(self, request: ImageRequest, wishes: Wishes) -> Painted:
+    async def paint(self, request: ImageRequest, wishes: Wishes, watch: object = None) -> Painted:
         await asyncio.sleep(PAINT_S)
         painted = await super().paint(request, wishes)
         self.requests.clear()

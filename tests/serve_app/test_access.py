@@ -406,7 +406,7 @@ def test_a_visit_knows_what_was_painted(
 ) -> None:
     journal, paint = Journal(), stand.painter.paint
 
-    async def journalled(request: Any, wishes: Any) -> Any:
+    async def journalled(request: Any, wishes: Any, watch: Any = None) -> Any:
         journal.asked(request)
         await asyncio.sleep(0)
         painted = await paint(request, wishes)

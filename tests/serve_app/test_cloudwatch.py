@@ -105,7 +105,7 @@ def publisher_to(moto: MotoServer, **more: Any) -> Publisher:
 class Instant:
     """A pool that paints at once."""
 
-    def generate(self, request: ImageRequest) -> Instant:
+    def generate(self, request: ImageRequest, watch: object = None) -> Instant:
         self._seed = request.seed
         return self
 
