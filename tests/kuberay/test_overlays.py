@@ -57,12 +57,10 @@ def test_any_cluster_name(tmp_path: Path, kubectl: str) -> None:
 
 
 def test_nodes_come_before_a_service(kubectl: str) -> None:
-    """The compile Jobs' namespace, accounts, priorities and nodes, as docs/eks.md applies them first."""
+    """What docs/eks.md applies first has all that the compile Jobs name."""
     first = [*rendering.build("base/shared").objects, *rendering.build("nodes").objects]
     made = {(one["kind"], one["metadata"]["name"]) for one in first}
-    (job,) = (
-        pod for pod in rendering.build("jobs/compile/inf2").workloads() if pod.role == "Job"
-    )
+    (job,) = (pod for pod in rendering.build("jobs/compile/inf2").workloads() if pod.role == "Job")
     assert ("Namespace", job.owner["metadata"]["namespace"]) in made
     assert ("ServiceAccount", job.spec["serviceAccountName"]) in made
     assert ("PriorityClass", job.spec["priorityClassName"]) in made
