@@ -6,7 +6,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 USER 0
 COPY kuberay/images/user.sh /tmp/
 # hadolint ignore=DL3041
-RUN dnf install -y --setopt=install_weak_deps=False python3.11 python3.11-pip wget procps-ng gcc python3.11-devel \
+RUN dnf install -y --setopt=install_weak_deps=False \
+        python3.11 python3.11-devel python3.11-pip gcc procps-ng shadow-utils wget \
     && dnf clean all \
     && python3.11 -m venv /opt/venv \
     && bash /tmp/user.sh && rm /tmp/user.sh

@@ -62,6 +62,8 @@ def dockerfile_problems(text: str) -> Iterator[str]:
             yield f"{command[:60]!r}: name the package index"
         if " -c " not in command:
             yield f"{command[:60]!r}: no constraints"
+    if "dnf install" in text and "user.sh" in text and "shadow-utils" not in text:
+        yield "Amazon Linux has useradd in shadow-utils only"
     if re.search(r"curl[^|]*\|\s*(ba)?sh", text):
         yield "runs what it downloads"
 

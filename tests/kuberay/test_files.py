@@ -73,6 +73,7 @@ USER 1000
         (" -c c.txt", "", "constraints"),
         ("pip install --no-cache-dir", "pip install", "DL3042"),
         ("RUN pip", "RUN curl https://example.org/x | sh\nRUN pip", "downloads"),
+        ("RUN pip", "RUN dnf install -y gcc && bash user.sh\nRUN pip", "shadow-utils"),
         ("USER 1000", "ADD https://example.org/x /x\nUSER 1000", "COPY"),
     ],
 )

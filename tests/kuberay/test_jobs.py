@@ -64,11 +64,18 @@ def test_jobs_compile_the_model_that_is_served(kubectl: str) -> None:
         assert {(given["model"], given["revision"])} == served
 
 
-def test_smoke_test_asks_a_service_that_is_there(kubectl: str) -> None:
-    manifest = rendering.with_addition("jobs/smoke_test", "eks")
-    container = job(manifest).containers[0]
-    words = [*container.get("command", []), *container.get("args", [])]
-    (url,) = (urlsplit(word) for word in words if "://" in word)
-    service = manifest.find("Service", url.hostname or "")
-    assert service is not None, url
-    assert (url.port or 80) in {port["port"] for port in service["spec"]["ports"]}
+@pytest.mark.parametrize(
+    ("overlay", "services"),
+    [("eks", {"imagine"}), ("eks-two-services", {"imagine-gpu", "imagine-neuron"})],
+)
+def test_smoke_test_asks_services_that_are_there(
+    overlay: str, services: set[str], kubectl: str
+) -> None:
+    manifest = rendering.with_addition(f"jobs/smoke_test/{overlay}", overlay)
+    words = job(manifest).containers[0]["args"]
+    urls = [urlsplit(word) for word in words if "://" in word]
+    assert {url.hostname for url in urls} == services
+    for url in urls:
+        service = manifest.find("Service", url.hostname or "")
+        assert service is not None, url
+        assert (url.port or 80) in {port["port"] for port in service["spec"]["ports"]}

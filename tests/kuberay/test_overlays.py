@@ -57,7 +57,7 @@ def test_any_cluster_name(tmp_path: Path, kubectl: str) -> None:
 
 
 def test_nodes_come_before_a_service(kubectl: str) -> None:
-    """Namespace, accounts, priorities and nodes for compile Jobs, as docs/eks.md has it."""
+    """What docs/eks.md applies first has all that the compile Jobs name."""
     first = [*rendering.build("base/shared").objects, *rendering.build("nodes").objects]
     made = {(one["kind"], one["metadata"]["name"]) for one in first}
     (job,) = (pod for pod in rendering.build("jobs/compile/inf2").workloads() if pod.role == "Job")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from kuberay.jobs.smoke_test import smoke
+from kuberay.jobs.smoke_test.base import smoke
 from tests.e2e.conftest import free_port, wait_for
 from tests.kuberay import rendering
 from tests.kuberay.manifest import Workload

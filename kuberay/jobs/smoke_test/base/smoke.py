@@ -1,4 +1,4 @@
-"""Asks a running service for a picture, twice: it must be one, and the seed must decide it."""
+"""Asks running services for a picture, twice: it must be one, and the seed must decide it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,21 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: with what is wrong.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="such as http://imagine")
-    parser.add_argument("--wait-s", type=float, default=600, help="for the first picture")
+    parser.add_argument("url", nargs="+", help="such as http://imagine")
+    parser.add_argument("--wait-s", type=float, default=600, help="for each one's first picture")
     options = parser.parse_args(argv)
-    with httpx.Client(base_url=options.url, timeout=320) as client:
-        first = picture(client, time.monotonic() + options.wait_s)
+    for url in options.url:
+        ask(url, options.wait_s)
+
+
+def ask(url: str, wait_s: float) -> None:
+    """Test one service.
+
+    Raises:
+        SystemExit: with what is wrong.
+    """
+    with httpx.Client(base_url=url, timeout=320) as client:
+        first = picture(client, time.monotonic() + wait_s)
         pool = first.headers["X-Pool"]
         # The same pool: pictures of unlike hardware are alike, not equal.
         second = picture(client, time.monotonic() + 120, pool=pool)
@@ -34,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"the picture of pool {pool} has one colour only")
     if look(second.content) != (size, colours):
         raise SystemExit(f"pool {pool} painted two unlike pictures from one seed")
-    print(f"ok: {size[0]}x{size[1]} pixels, pool {pool}, {first.headers['Server-Timing']}")
+    print(f"ok: {url}: {size[0]}x{size[1]} pixels, pool {pool}, {first.headers['Server-Timing']}")
 
 
 def picture(client: httpx.Client, until: float, **fields: str) -> httpx.Response:
