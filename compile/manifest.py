@@ -109,12 +109,12 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a replica is about to run; fields as in ``Manifest``; no ``dtype``: any will do."""
+    """What a replica is about to run; fields as in ``Manifest``; ``None``: any will do."""
 
     model: ModelRecord
     accelerator: Accelerator
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     dtype: DType | None
     environment: dict[str, Fact]
 

@@ -44,11 +44,14 @@ def _wanted(options: ReplicaOptions, info: ModelInfo) -> Wanted:
     folder = local_folder(options.model_source)
     # A folder has no commit: what it holds is its revision, and all of it.
     revision = info.revision if folder is None else content_digest(folder)
+    # A Neuron pool paints the compiled size and says so; elsewhere other sizes run without graphs,
+    # so that graphs of another size than the usual one would hardly ever run.
+    any_size = accelerator == "neuron"
     return Wanted(
         model=ModelRecord(source=options.model_source, revision=revision),
         accelerator=accelerator,
-        height=info.defaults.height,
-        width=info.defaults.width,
+        height=None if any_size else info.defaults.height,
+        width=None if any_size else info.defaults.width,
         dtype=options.dtype,
         environment=dict(create_exporter(accelerator).environment()),
     )

@@ -57,7 +57,8 @@ def choose_graphs(options: ReplicaOptions, info: ModelInfo) -> GraphSource | Non
     )
     if artifact.load == "graphs":
         return Packaged(located, JustInTime(request, "") if artifact.fallback == "jit" else None)
-    return JustInTime(request, f"with the compile cache of {located.entry.tag}", located.folder)
+    why, strict = f"with the compile cache of {located.entry.tag}", artifact.fallback == "refuse"
+    return JustInTime(request, why, located.folder, strict=strict)
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:

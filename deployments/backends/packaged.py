@@ -107,23 +107,26 @@ class JustInTime:
         request: sizes and batches; its dtype is the backend's own.
         why: there is no artifact, for people.
         bundle: folder of an artifact whose compile cache is loaded first.
+        strict: fail when that does not load; else compile from scratch.
     """
 
-    def __init__(self, request: ExportRequest, why: str, bundle: Path | None = None) -> None:
+    def __init__(
+        self, request: ExportRequest, why: str, bundle: Path | None = None, *, strict: bool = True
+    ) -> None:
         self._request = request
         self._bundle = bundle
+        self._strict = strict
         self.batches = request.batches
         self.dtype: DType | None = None
         self.description = f"compiled just in time: {why}"
 
     def attach(self, backend: PipelineBackend) -> None:
         """See ``GraphSource``."""
-        from compile.cache_bundle import load_bundle
         from compile.jit import compile_module
 
         if self._bundle is not None:
             with stage("artifact"):
-                load_bundle(self._bundle)
+                self._load_bundle(self._bundle)
         dtype: Any = str(backend.facts.dtype).removeprefix("torch.")
         request = dataclasses.replace(self._request, dtype=_dtype(dtype))
         parts: dict[Component, Part] = {}
@@ -136,6 +139,17 @@ class JustInTime:
         with stage("compile"):
             _warm_up(backend, parts)
         _install(backend, parts)
+
+    def _load_bundle(self, folder: Path) -> None:
+        from compile.cache_bundle import load_bundle
+
+        try:
+            load_bundle(folder)
+        except ArtifactError as error:
+            if self._strict:
+                raise
+            logger.warning("compiling from scratch: %s", error)
+            self.description = f"compiled just in time: {error}"
 
 
 class Part:

@@ -42,7 +42,7 @@ WANTED = Wanted(
 
 def test_what_fits_is_not_refused(manifest: Manifest) -> None:
     check(manifest, WANTED)
-    check(manifest, replace(WANTED, dtype=None))
+    check(manifest, replace(WANTED, dtype=None, height=None, width=None))
 
 
 def wanting(**changes: Any) -> Wanted:

@@ -303,6 +303,17 @@ def test_what_does_not_load_is_compiled_just_in_time(
         create_backend(refusing, choose(refusing))
 
 
+def test_a_compile_cache_that_is_absent_is_refused_or_done_without(
+    registry: Path, eager: Any
+) -> None:
+    graphs = choose(options(registry, load="cache"))
+    with pytest.raises(ArtifactError, match="torch-cache.bin: the artifact has none"):
+        graphs.attach(eager)
+    surviving = choose(options(registry, load="cache", fallback="jit"))
+    surviving._load_bundle(registry)
+    assert surviving.description.startswith("compiled just in time: torch-cache.bin: ")
+
+
 # The command.
 
 

@@ -23,6 +23,7 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError
 
 from deployments.messages import ImageFailure, ImageProgress, ImageResult, Timings
+from deployments.options import ArtifactOptions
 from serve_app.api.front import Front, default_work
 from serve_app.api.grpc_health import MOST_WATCHES, GrpcHealth
 from serve_app.app import actor_options, autoscaling_config, bind_pool, build, replica_options
@@ -390,12 +391,21 @@ def test_what_a_pool_becomes() -> None:
     options = replica_options("gpu", gpu, settings)
     assert (options.pool, options.framework, options.model_source) == ("gpu", "cuda", "a/b")
     assert (options.model_revision, options.dtype, options.max_rows) == ("r", "float16", 4)
+    assert options.artifact is None
     reserved = {"num_cpus": 1, "num_gpus": 1, "resources": {"licence": 1}}
     assert reserved.items() <= actor_options(gpu).items()
     # A minimum on hardware that may be absent would hold the application in DEPLOYING.
     assert autoscaling_config(gpu)["min_replicas"] == 0
     assert autoscaling_config(gpu)["max_replicas"] == 3
     assert autoscaling_config(cpu)["initial_replicas"] == 1
+
+
+def test_a_pools_artifact_is_what_its_replicas_run() -> None:
+    artifact = {"source": "a/b", "tag": "cuda-1", "revision": "0" * 40, "fallback": "jit"}
+    pools = {"gpu": RAW["pools"]["gpu"] | {"artifact": artifact}}
+    settings = Settings.parse(RAW | {"pools": pools})
+    options = replica_options("gpu", settings.pools["gpu"], settings)
+    assert options.artifact == ArtifactOptions(**artifact)
 
 
 def test_the_builder_explains_bad_settings() -> None:
