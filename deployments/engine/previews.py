@@ -36,24 +36,32 @@ class LinearDecoder:
     """Latents to small pictures by one matrix product.
 
     Args:
-        weights: ``[channels + 1, side * side * 3]``, the last row the constant; a cell becomes
+        weights: ``[channels + 1, 3 * side * side]``, the last row the constant; a cell becomes
             ``side`` by ``side`` pixels of values 0 to 1.
     """
 
-    def __init__(self, weights: torch.Tensor) -> None:
+    def __init__(self, weights: NDArray[np.float32]) -> None:
         self._weights = weights
         self.side = math.isqrt(weights.shape[1] // 3)
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, backend: Backend, height: int, width: int) -> LinearDecoder:
+    def fit(
+        cls, backend: Backend, height: int, width: int, side: int | None = None
+    ) -> LinearDecoder:
         """Fit to what the backend's VAE makes of pictures of ``height`` by ``width`` pixels.
 
-        Pictures of smooth colours and flat shapes, drawn from a fixed seed; half as many pixels
-        a side as the picture has (more would be noise: benchmarks/previews.md).
+        Pictures of smooth colours and flat shapes, drawn from a fixed seed.
+
+        Args:
+            backend: has the VAE.
+            height: of the model's own pictures.
+            width: of them too.
+            side: pixels a side of each latent cell; ``None`` for half as many as the picture has,
+                with which they look best (benchmarks/previews.md).
         """
         cell = backend.facts.scale_factor
-        side = max(1, cell // 2)
+        side = side or max(1, cell // 2)
         count = max(1, math.ceil(_CELLS * cell * cell / (height * width)))
         dice = np.random.default_rng(0)
         pictures = [_picture(dice, height, width) for _ in range(count)]
@@ -62,27 +70,27 @@ class LinearDecoder:
         wanted = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
         wanted = torch.nn.functional.avg_pool2d(wanted, cell // side)
         wanted = torch.nn.functional.pixel_unshuffle(wanted, side).permute(0, 2, 3, 1)
-        rows = _with_one(torch.cat(latents))
+        rows = torch.from_numpy(_with_one(torch.cat(latents))).double()
         # In double precision, and for channels that say nothing as well (least norm).
-        solution = torch.linalg.lstsq(
-            rows.double(), wanted.flatten(0, 2).double(), driver="gelsd"
-        ).solution
-        return cls(solution.float())
+        solution = torch.linalg.lstsq(rows, wanted.flatten(0, 2).double(), driver="gelsd").solution
+        return cls(solution.float().numpy())
 
-    @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> NDArray[np.uint8]:
         """``[1, channels, h, w]`` latents to ``[h * side, w * side, 3]`` pixels."""
         _, _, height, width = latents.shape
-        cells = (_with_one(latents) @ self._weights).nan_to_num()
-        grid = cells.view(1, height, width, -1).permute(0, 3, 1, 2)
-        pixels = torch.nn.functional.pixel_shuffle(grid, self.side)[0].permute(1, 2, 0)
-        return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        # In numpy: on so few numbers torch's overhead would be most of the time.
+        cells = np.nan_to_num(_with_one(latents) @ self._weights)
+        levels = (cells.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        grid = levels.reshape(height, width, 3, self.side, self.side).transpose(0, 3, 1, 4, 2)
+        pixels: NDArray[np.uint8] = grid.reshape(height * self.side, width * self.side, 3)
+        return pixels
 
 
-def _with_one(latents: torch.Tensor) -> torch.Tensor:
-    """``[n, channels, h, w]`` to ``[n * h * w, channels + 1]`` on the CPU."""
-    cells = latents.to("cpu", torch.float32).permute(0, 2, 3, 1).flatten(0, 2)
-    return torch.cat([cells, cells.new_ones(len(cells), 1)], dim=1)
+def _with_one(latents: torch.Tensor) -> NDArray[np.float32]:
+    """``[n, channels, h, w]`` to ``[n * h * w, channels + 1]``."""
+    values = latents.to("cpu", torch.float32).numpy()
+    cells = values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1])
+    return np.concatenate([cells, np.ones((len(cells), 1), np.float32)], axis=1)
 
 
 def _picture(dice: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:

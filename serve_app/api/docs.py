@@ -17,6 +17,12 @@ _STYLE = (
     "table{border-collapse:collapse;width:100%}td,th{border:1px solid #ccc;padding:.3rem .5rem;"
     "text-align:left;vertical-align:top}code{background:#f3f3f3;padding:0 .2rem}"
 )
+# Schemas of request bodies, and where they are sent.
+_FORMS = {
+    "ImagineRequest": "/imagine",
+    "ImageGenerationRequest": "/v1/images/generations",
+    "ImageEditRequest": "/v1/images/edits",
+}
 
 
 class Docs:
@@ -47,8 +53,9 @@ def _draw(document: dict[str, Any]) -> str:
             parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
             parts.append(f"<p>{escape(operation['summary'])}</p>")
             parts.append(_responses(operation["responses"]))
-    parts.append("<h2>Fields of /imagine</h2>")
-    parts.append(_fields(document["components"]["schemas"]["ImagineRequest"]["properties"]))
+    for schema, route in _FORMS.items():
+        parts.append(f"<h2>Fields of {route}</h2>")
+        parts.append(_fields(document["components"]["schemas"][schema]["properties"]))
     return "\n".join(parts)
 
 

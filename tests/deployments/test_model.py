@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from deployments.model import load_pipeline
+from deployments.model import _check_parts, load_pipeline
 from deployments.model_info import ModelError, content_hash, load_model_info, local_folder
 from tests.deployments.tiny_models import Kind
 
@@ -134,6 +134,19 @@ def test_kinds_load(kind: Kind, model_folder: ModelFolder) -> None:
     pipe = load_pipeline(str(model_folder(kind)), None)
     assert pipe.unet.dtype == torch.float32
     assert getattr(pipe, "safety_checker", None) is None
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "xl_inpaint"])
+def test_inpainting_models_load(kind: Kind, model_folder: ModelFolder) -> None:
+    pipe = load_pipeline(str(model_folder(kind)), None)
+    assert (pipe.unet.config.in_channels, pipe.vae.config.latent_channels) == (9, 4)
+
+
+def test_other_editing_unets_are_refused(model_folder: ModelFolder) -> None:
+    pipe = load_pipeline(str(model_folder("sd1")), None)
+    pipe.unet.register_to_config(in_channels=8)  # as InstructPix2Pix has
+    with pytest.raises(ModelError, match="in_channels is 8; needed: 4, or 9 for an inpainting"):
+        _check_parts("somewhere", pipe)
 
 
 def test_other_pipeline_classes_are_refused(folder: Path) -> None:

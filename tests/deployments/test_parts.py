@@ -32,6 +32,15 @@ from tests.deployments.test_model import ModelFolder
 PIXELS = np.random.default_rng(1).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_the_asked_quality_tells(output_format: OutputFormat) -> None:
+    poor, usual, rich = (
+        len(encode_picture(PIXELS, ask(output_format=output_format, quality=q), "m", "r"))
+        for q in (1, None, 100)
+    )
+    assert poor < usual < rich
+
+
 @pytest.mark.parametrize("strength", [None, 0.6])
 def test_png_is_lossless_and_carries_its_recipe(strength: float | None) -> None:
     request = ask(prompt="ein Häuschen 🏠\nzwei", negative_prompt="böse", strength=strength)

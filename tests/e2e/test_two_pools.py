@@ -6,6 +6,7 @@ It changes the cluster of ``test_serve.py``, so it comes after it.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import MADE_UP, Service, assert_same_picture, replica_processes, wait_for
+from tests.e2e.test_streaming import Event, parsed
 
 pytestmark = pytest.mark.e2e
 
@@ -95,6 +97,37 @@ def test_a_killed_replicas_requests_are_painted_by_the_other_pool(pools: Service
 
     wait_for("a replacement", replaced)
     assert pools.post(**requests[0], pool="made_up").content == alone[0]
+
+
+def test_a_stream_goes_on_when_its_replica_is_killed(pools: Service) -> None:
+    """The client sees a comment, steps from the beginning, and the bits of the solo picture."""
+    fields = {"prompt": "a b", "seed": 77, "num_inference_steps": 100, "partial_images": 3}
+    wait_for("both pools", lambda: all(pools.pool(name)["available"] for name in MADE_UP))
+    alone = pools.post(**fields | {"partial_images": 0, "pool": "twin"}).content
+    for _ in range(4):  # until one is painted by the pool that is killed
+        seen: list[Event] = []
+        with pools.client.stream("POST", "/imagine", json=fields | {"stream": True}) as response:
+            for event in parsed(response.iter_lines()):
+                seen.append(event)
+                if event[0] == "step" and seen[0][1]["pool"] == "made_up" and len(seen) < 5:
+                    (process,) = replica_processes("made_up")
+                    process.kill()
+        name, done = seen[-1]
+        assert name == "done", seen[-1]
+        assert base64.b64decode(done["data"][0]["b64_json"]) == alone
+        if seen[0][1]["pool"] == "made_up":
+            break
+    comments = [data["text"] for name, data in seen if name == ":"]
+    assert "picture 0 is painted again, by pool twin" in comments, seen
+    assert done["data"][0]["pool"] == "twin"
+    assert done["data"][0]["route_reason"] == "retry"
+    steps = [data["step"] for name, data in seen if name == "step"]
+    assert steps != sorted(steps) or len(steps) < 3
+
+    def replaced() -> bool:
+        return pools.post(**fields | {"partial_images": 0, "pool": "made_up"}).status_code == 200
+
+    wait_for("a replacement", replaced)
 
 
 def test_where_no_other_replica_exists_the_answer_is_a_clear_503(pools: Service) -> None:

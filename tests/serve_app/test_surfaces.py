@@ -110,8 +110,9 @@ def test_docs_page_shows_every_route_and_field(stand: Stand) -> None:
     document = stand.client.get("/openapi.json").json()
     for path in document["paths"]:
         assert path in page
-    for field in document["components"]["schemas"]["ImagineRequest"]["properties"]:
-        assert field in page
+    for schema in ("ImagineRequest", "ImageGenerationRequest", "ImageEditRequest"):
+        for field in document["components"]["schemas"][schema]["properties"]:
+            assert f"<code>{field}</code>" in page
 
 
 class Document:
