@@ -13,8 +13,11 @@ from kuberay.fleet import Family, Fleet, Variant
 from serve_app.app import autoscaling_config
 from serve_app.live import LiveSettings
 from serve_app.settings import INGRESS, Settings
+from serve_app.validation import SettingsError
 
 SOURCE = Path(__file__).parents[1] / "serve_config.yaml"
+CLUSTER = Path(__file__).parent / "cluster" / "cluster.env"
+_REPOSITORY = "ARTIFACT_REPO"
 
 Plain = dict[str, Any]
 
@@ -60,12 +63,31 @@ def merged(base: Any, over: Any) -> Any:
 def _pools(variant: Variant, families: Mapping[str, Family]) -> dict[str, Plain]:
     pools = copy.deepcopy(variant.pools)
     for family in variant.families:
+        pool = families[family].pool
         # 0 is said too: a pool that any machine can host would otherwise keep one.
         pools[family] = {
-            **families[family].pool.model_dump(mode="json", exclude_unset=True),
+            **pool.model_dump(mode="json", exclude_unset=True),
             "min_replicas": variant.warm.get(family, 0),
+            # Neuron runs compiled graphs only; a GPU compiles for itself until there are some.
+            "artifact": {
+                "source": artifact_repository(),
+                "fallback": "refuse" if pool.framework == "neuron" else "jit",
+            },
         }
     return pools
+
+
+def artifact_repository(cluster: Path = CLUSTER) -> str:
+    """The hub repository that compile Jobs publish to and pools load from.
+
+    Raises:
+        SettingsError: ``cluster.env`` does not name one.
+    """
+    for line in cluster.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition("=")
+        if name == _REPOSITORY and value.strip():
+            return value.strip()
+    raise SettingsError(f"{cluster.name}: {_REPOSITORY}: missing; name a hub repository")
 
 
 def _prices(variant: Variant, families: Mapping[str, Family]) -> Plain:

@@ -74,6 +74,7 @@ def emulated(config: dict[str, Any], port: int) -> dict[str, Any]:
             "min_replicas": 1,
             "max_replicas": 1,
             "elastic": None,
+            "artifact": None,
         }
     application["autoscaling_policy"]["policy_kwargs"]["pools"] = arguments["pools"]
     for deployment in application["deployments"]:

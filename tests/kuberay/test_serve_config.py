@@ -113,3 +113,21 @@ def test_prices_and_pools_belong_together(name: str) -> None:
     families = set(FLEET.variants[name].families)
     assert set(live.get("prices", {})) == families
     assert families <= set(Settings.parse(config["args"]).pools)
+
+
+@each
+def test_pools_load_what_the_compile_jobs_publish(name: str) -> None:
+    """A Neuron pool without compiled graphs would never have a replica."""
+    args = serve_config.compose(name, FLEET)["applications"][0]["args"]
+    for pool, declared in Settings.parse(args).pools.items():
+        assert declared.lacks == "", pool
+        if pool in FLEET.families:
+            assert declared.artifact is not None
+            assert declared.artifact.source == serve_config.artifact_repository()
+
+
+def test_a_cluster_without_a_repository_is_refused(tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.env"
+    cluster.write_text("ARTIFACT_REPO=\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="ARTIFACT_REPO"):
+        serve_config.artifact_repository(cluster)
