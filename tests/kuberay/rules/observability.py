@@ -13,7 +13,7 @@ from typing import Any
 import promql_parser
 import ray
 
-from serve_app.telemetry.routing import _SECONDS
+from deployments.metrics import SECONDS
 from tests.kuberay.findings import rule
 from tests.kuberay.manifest import Manifest, title
 from tests.kuberay.rules.references import chosen
@@ -202,8 +202,8 @@ def objective_is_measured(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for bound in re.findall(r'took_seconds_bucket\{[^}]*le="([\d.]+)"', expression):
             if objectives - {float(bound)}:
                 yield where, f'le="{bound}", but slo_s is {sorted(objectives)}'
-            if not any(math.isclose(float(bound), known) for known in _SECONDS):
-                yield where, f'le="{bound}" is not one of the histogram\'s bounds {_SECONDS}'
+            if not any(math.isclose(float(bound), known) for known in SECONDS):
+                yield where, f'le="{bound}" is not one of the histogram\'s bounds {SECONDS}'
 
 
 @rule
