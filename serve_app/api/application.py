@@ -19,6 +19,7 @@ from serve_app.api.imagine import Imagine
 from serve_app.api.intake import Intake
 from serve_app.api.middleware import RequestIdMiddleware, internal_error
 from serve_app.api.pools import Pools
+from serve_app.playground.page import Playground
 
 
 def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
@@ -28,6 +29,7 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     """
     intake = Intake(front)
     imagine, health, docs = Imagine(intake), Health(front), Docs(front)
+    playground = Playground()
     painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
     # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
     (painting.methods or set()).discard("HEAD")
@@ -39,6 +41,8 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
             Route("/pools", Pools(front).handle),
             Route("/openapi.json", docs.openapi),
             Route("/docs", docs.page),
+            Route("/", playground.page),
+            Route("/playground/{version}/{name}", playground.file),
         ],
         exception_handlers={
             ApiError: _api_error,

@@ -24,6 +24,16 @@ _ERRORS = {
     504: "`deadline_ms` passed or cannot be kept, or the service's own time limit passed.",
 }
 _RETRYABLE = (429, 503, 504)
+_PAGE_HEADERS = (
+    "Cache-Control",
+    "Content-Security-Policy",
+    "Cross-Origin-Opener-Policy",
+    "Cross-Origin-Resource-Policy",
+    "ETag",
+    "Permissions-Policy",
+    "Referrer-Policy",
+    "X-Content-Type-Options",
+)
 _EVENTS = (
     "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
     " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
@@ -75,6 +85,8 @@ def describe(front: Front, fields: Fields) -> _Json:
                 "openapi", "This document", {200: _json("OpenAPI 3.1.", {"type": "object"})}
             ),
             "/docs": _get("docs", "This document for people", {200: _docs_page()}),
+            "/": _get("playground", "A page to try it on", {200: _page(), 304: _held()}),
+            "/playground/{version}/{name}": _page_file(),
         },
         "components": {
             "schemas": {
@@ -172,6 +184,32 @@ def _error(status: int, about: str) -> _Json:
 
 def _docs_page() -> _Json:
     return {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}}
+
+
+def _page() -> _Json:
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {"description": "HTML.", "headers": _headers(*_PAGE_HEADERS), "content": content}
+
+
+def _held() -> _Json:
+    about = "As the client has it, by If-None-Match."
+    return {"description": about, "headers": _headers(*_PAGE_HEADERS)}
+
+
+def _page_file() -> _Json:
+    types = ("text/css", "text/javascript", "image/svg+xml")
+    file = {
+        "description": "The file; of the version that is there, if it is not this.",
+        "headers": _headers(*_PAGE_HEADERS),
+        "content": {media: {"schema": {"type": "string"}} for media in types},
+    }
+    path = _get("playground_file", "A file of the page", {200: file, 304: _held()})
+    path["get"]["responses"]["404"] = _error(404, "No such file.")
+    path["get"]["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("version", "name")
+    ]
+    return path
 
 
 def _json(about: str, schema: _Json) -> _Json:
@@ -392,6 +430,13 @@ _HEADERS = {
     "X-Accel-Buffering": _header("no: a stream's events are not to be held back.", enum=["no"]),
     "X-Should-Retry": _header("Whether trying again makes sense.", enum=["true", "false"]),
     "Retry-After": _header("Seconds.", pattern="^[0-9]+$"),
-    "Cache-Control": _header("no-store"),
+    "Cache-Control": _header("no-store for pictures."),
+    "Content-Security-Policy": _header("Of the page: nothing inline, nothing from elsewhere."),
+    "Cross-Origin-Opener-Policy": _header("same-origin"),
+    "Cross-Origin-Resource-Policy": _header("same-origin"),
+    "ETag": _header("Of the file's bytes."),
+    "Permissions-Policy": _header("What the page has no use for."),
+    "Referrer-Policy": _header("no-referrer"),
+    "X-Content-Type-Options": _header("nosniff"),
     "Vary": _header("Accept"),
 }
