@@ -27,7 +27,7 @@ const start = new StartPicture(() => form.size, (message) => form.showError("ima
 const gallery = new Gallery((picture) => {
   if (running) return stage.announce("Wait until the picture is done, or cancel it", true);
   stage.show(picture);
-  $("stage").scrollIntoView({ block: "nearest" });
+  $("stage").scrollIntoView();
 });
 const stage = new Stage([
   { label: "Download", run: (picture) => download(picture.blob, fileName(picture)) },
@@ -41,6 +41,9 @@ const panel = new PoolsPanel(
     write($("model"), answer.model.split("@")[0]);
     $("model").title = `Model ${answer.model}`;
     form.setPools(answer.pools);
+  },
+  (error) => {
+    if (error.status === 401) $("key-box").hidden = false;
   },
   (name) => {
     $("pool").value = name;
@@ -149,7 +152,6 @@ function sameAgain(picture) {
 }
 
 async function startFrom(picture) {
-  $("settings").open = true;
   await start.take(picture.blob);
   $("mask").focus();
 }

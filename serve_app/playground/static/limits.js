@@ -28,7 +28,9 @@ export function shapesOf(fields) {
   const area = fields.width.default * fields.height.default;
   const found = new Map();
   for (const [label, across, down] of SHAPES) {
-    const unit = Math.sqrt(area / (across * down));
+    // Larger rather than out of shape where a side would be too short.
+    const unit = Math.max(
+      Math.sqrt(area / (across * down)), fields.width.minimum / across, fields.height.minimum / down);
     const width = fitted(across * unit, fields.width);
     const height = fitted(down * unit, fields.height);
     const upright = Math.sign(width - height) === Math.sign(across - down);

@@ -6,11 +6,23 @@ import { getJson } from "./service.js";
 
 const EVERY_MS = 2000;
 const MOST_PIPS = 12;
+const FIGURES = [
+  ["share", "Planned", "Share of the traffic that the policy plans; – where it plans none"],
+  ["traffic", "Traffic", "Share of the pictures of the last minute"],
+  ["rate", "Rate", "Pictures a minute"],
+  ["p50", "Latency", "Median of the last minute, from send to answer"],
+  ["p95", "p95", "95 of 100 pictures of the last minute were faster"],
+  ["cost", "Per 1000", "US dollars for 1000 pictures at the full rate"],
+];
 
 export class PoolsPanel {
-  /** `seen(answer)` gets every answer of `/pools`; `pinned(name)` the pool to pin, or "". */
-  constructor(seen, pinned) {
+  /**
+   * `seen(answer)` gets every answer of `/pools`, `failed(error)` every error; `pinned(name)` the
+   * pool to pin, or "".
+   */
+  constructor(seen, failed, pinned) {
     this.seen = seen;
+    this.failed = failed;
     this.pinned = pinned;
     this.pin = "";
     this.timer = 0;
@@ -27,6 +39,7 @@ export class PoolsPanel {
     } catch (error) {
       write($("pools-state"), error.message);
       $("pools-state").classList.add("bad");
+      this.failed(error);
     }
     if (turn === this.turn && !document.hidden) this.timer = setTimeout(() => this.look(), EVERY_MS);
   }
@@ -70,8 +83,8 @@ export class PoolsPanel {
           onclick: () => this.pinned(this.pin === pool.name ? "" : pool.name) })),
       h("p", { class: "replicas" }, part("pips", "span", { class: "pips", "aria-hidden": "true" }), part("replicas")),
       h("dl", {},
-        ...[["share", "Share"], ["latency", "Latency"], ["cost", "Cost"], ["rate", "Rate"]].map(([name, title]) =>
-          h("div", {}, h("dt", {}, title), part(name, "dd")))),
+        FIGURES.map(([name, title, about]) =>
+          h("div", { title: about }, h("dt", {}, title), part(name, "dd")))),
       part("scaling", "p", { class: "scaling" }));
     item.parts = parts;
     item.name = pool.name;
@@ -85,12 +98,13 @@ export class PoolsPanel {
     write(parts.accelerator, pool.accelerator);
     write(parts.replicas, replicasOf(pool));
     showPips(parts.pips, pool);
-    write(parts.share, shareOf(pool));
-    parts.share.title = "Planned; of the pictures of the last minute";
-    const latency = pool.latency_s;
-    write(parts.latency, latency ? `${seconds(latency.p50)}, p95 ${seconds(latency.p95)}` : "–");
-    write(parts.cost, pool.cost_per_1000 === null ? "–" : `$${pool.cost_per_1000.toFixed(2)} a 1000`);
-    write(parts.rate, `${Math.round(pool.images_per_minute)} a min${queueOf(pool)}`);
+    const { latency_s: latency, cost_per_1000: cost } = pool;
+    write(parts.share, percent(pool.share));
+    write(parts.traffic, percent(pool.traffic_share));
+    write(parts.rate, `${Math.round(pool.images_per_minute)} / min`);
+    write(parts.p50, seconds(latency?.p50));
+    write(parts.p95, seconds(latency?.p95));
+    write(parts.cost, cost === null ? "–" : `$${cost.toFixed(2)}`);
     write(parts.scaling, scalingOf(pool));
     parts.scaling.hidden = parts.scaling.textContent === "";
     this.#showPin(item);
@@ -120,17 +134,9 @@ function replicasOf(pool) {
   const parts = [`${replicas} of at most ${pool.max_replicas}`];
   if (pool.starting_replicas) parts.push(`${pool.starting_replicas} starting`);
   if (pool.draining_replicas) parts.push(`${pool.draining_replicas} leaving`);
+  if (pool.queue.requests) parts.push(`${pool.queue.requests} under way`);
   if (pool.breaker !== "closed") parts.push(pool.breaker === "open" ? "held after failures" : "on trial after failures");
   return parts.join(", ");
-}
-
-function shareOf(pool) {
-  const planned = pool.share === null ? "by policy" : percent(pool.share);
-  return `${planned}, got ${percent(pool.traffic_share)}`;
-}
-
-function queueOf(pool) {
-  return pool.queue.requests ? `, ${pool.queue.requests} under way` : "";
 }
 
 function scalingOf({ autoscaling: told }) {

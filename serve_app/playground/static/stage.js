@@ -22,6 +22,7 @@ export class Stage {
     this.#put();
     this.#forget();
     this.clearAlert();
+    this.reveal();
     this.announce(count === 1 ? "Painting" : `Painting ${count} pictures`, true);
   }
 
@@ -74,6 +75,11 @@ export class Stage {
     this.#choose(picture, tile);
   }
 
+  /** Brings the stage into view where it stands below the form. */
+  reveal() {
+    if ($("stage").getBoundingClientRect().top > innerHeight / 3) $("stage").scrollIntoView();
+  }
+
   alert(message) {
     $("alert").hidden = false;
     $("alert").textContent = message;
@@ -101,6 +107,8 @@ export class Stage {
 
   #put() {
     $("welcome").hidden = true;
+    const ratio = this.tiles.length === 1 ? this.tiles[0].ratio : 1;
+    $("stage").style.setProperty("--ratio", ratio);
     $("tiles").dataset.count = this.tiles.length;
     $("tiles").replaceChildren(...this.tiles.map((tile) => tile.node));
   }

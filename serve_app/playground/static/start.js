@@ -34,7 +34,6 @@ export class StartPicture {
     this.mask.height = Math.max(1, Math.round(picture.height * scale));
     this.clearMask();
     $("start-editor").hidden = false;
-    $("drop").classList.add("small");
     this.draw();
   }
 
@@ -43,7 +42,6 @@ export class StartPicture {
     this.brushed = false;
     $("image").value = "";
     $("start-editor").hidden = true;
-    $("drop").classList.remove("small");
     $("image").focus();
   }
 
@@ -248,17 +246,12 @@ export class StartPicture {
       event.preventDefault();
       drop.classList.remove("over");
       const file = pictureIn(event.dataTransfer);
-      if (file) this.#arrived(file);
+      if (file) this.take(file);
       else if (event.dataTransfer.files.length) this.failed("only PNG, JPEG and WebP pictures can be taken");
     });
     addEventListener("paste", (event) => {
       const file = pictureIn(event.clipboardData);
-      if (file) this.#arrived(file);
+      if (file) this.take(file);
     });
-  }
-
-  #arrived(file) {
-    $("settings").open = true;
-    this.take(file);
   }
 }

@@ -7,7 +7,7 @@ const COARSE = 256; // pixels of a side, below which a picture is shown with its
 
 export class Tile {
   constructor(width, height, steps, label) {
-    this.steps = steps;
+    this.ratio = width / height;
     this.noise = h("canvas", { class: "noise", "aria-hidden": "true" });
     this.image = h("img", { alt: "", hidden: true });
     this.bar = h("progress", { max: steps, value: 0, "aria-label": label });
@@ -16,7 +16,7 @@ export class Tile {
     this.frame = h("div", { class: "frame" }, this.noise, this.image);
     this.node = h("figure", { class: "tile running" }, this.frame,
       h("figcaption", {}, h("span", { class: "line" }, this.dot, this.text), this.bar));
-    this.node.style.setProperty("--ratio", width / height);
+    this.node.style.setProperty("--ratio", this.ratio);
     this.frame.classList.toggle("coarse", Math.max(width, height) < COARSE);
     drawNoise(this.noise, width, height);
   }
