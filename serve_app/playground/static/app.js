@@ -118,7 +118,6 @@ function failed(error) {
   const again = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   const message = `${error.message}${again}`;
   if (!form.showError(error.param, message)) stage.alert(message);
-  else stage.announce(message, true);
 }
 
 function showRunning() {

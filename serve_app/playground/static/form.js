@@ -114,6 +114,7 @@ export class Form {
     for (let around = place.closest("details"); around; around = around.parentElement.closest("details")) {
       around.open = true;
     }
+    place.setAttribute("role", "alert");
     place.textContent = message;
     place.hidden = false;
     const input = $(param);

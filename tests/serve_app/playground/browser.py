@@ -63,12 +63,18 @@ class Tab:
             if one["impact"] in _SERIOUS
         ]
 
-    def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
-        width: int = self.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    def sticking_out(self) -> list[str]:
+        """What reaches beyond the right edge of the window; nothing if it cannot be scrolled to."""
+        found: list[str] = self.page.evaluate(
+            """() => {
+                const edge = document.documentElement.clientWidth;
+                if (document.documentElement.scrollWidth <= edge) return [];
+                return [...document.body.querySelectorAll("*")]
+                    .filter((one) => one.getBoundingClientRect().right > edge)
+                    .map((one) => one.cloneNode(false).outerHTML);
+            }"""
         )
-        return width
+        return found
 
 
 @contextmanager
@@ -99,7 +105,7 @@ def tab(
         page.goto(url)
         yield one
         unexpected = [text for text in one.complaints if not text.startswith(expected or "\0")]
-        assert unexpected == []
+        assert unexpected == [], unexpected
     finally:
         opened.close()
 

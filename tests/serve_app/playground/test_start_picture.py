@@ -117,6 +117,26 @@ def test_the_mask_can_be_brushed_by_keys(opened: OpenPage, house: House) -> None
     assert mask.getpixel((44, 32)) == mask.getpixel((12, 13)) == 0
 
 
+def test_one_tap_is_a_mask_and_erased_it_is_none(opened: OpenPage, house: House) -> None:
+    house.painter.happens = QUICK
+    with opened() as tab:
+        page = tab.page
+        choose_picture(page)
+        page.get_by_label("Brush size").fill("20")
+        page.locator("#mask").click()
+        ask(page)
+        painted(page)
+        mask = mask_of(house)
+        assert (mask.getpixel((32, 32)), mask.getpixel((32, 10))) == (255, 0)
+        page.get_by_role("button", name="Eraser").click()
+        page.get_by_label("Brush size").fill("30")
+        page.locator("#mask").click()
+        house.painter.requests.clear()
+        ask(page)
+        expect(page.locator("#gallery li")).to_have_count(2)
+        assert house.painter.requests[0].mask is None
+
+
 def test_clearing_the_mask_leaves_image_to_image(opened: OpenPage, house: House) -> None:
     house.painter.happens = QUICK
     with opened() as tab:
