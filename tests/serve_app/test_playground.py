@@ -116,7 +116,3 @@ def test_the_version_follows_what_the_files_hold(tmp_path: Path) -> None:
 )
 def test_no_other_file_can_be_had(stand: Stand, name: str) -> None:
     check_error(stand.client.get(f"{folder(stand)}/{name}"), 404, None)
-
-
-def test_the_page_takes_no_post(stand: Stand) -> None:
-    assert stand.client.post("/").status_code == 405
