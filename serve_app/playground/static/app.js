@@ -5,7 +5,7 @@ import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { asksForKey, fieldsOf } from "./limits.js";
 import { PoolsPanel } from "./pools.js";
-import { asCurl, asPython, copy, download, fileName } from "./recipes.js";
+import { asCurl, asPython, copy, download, fileName, filesOf } from "./recipes.js";
 import { getJson, hasKey, keepKey, keyIsKept, paint, setKey } from "./service.js";
 import { asBlob, Stage } from "./stage.js";
 import { StartPicture } from "./start.js";
@@ -106,8 +106,7 @@ function pictureOf(made, asked, from, took) {
     truncated: made.prompt_truncated,
     unknownWords: made.unknown_words,
     seconds: took,
-    start: from?.image ?? null,
-    mask: from?.mask ?? null,
+    from,
   };
 }
 
@@ -138,14 +137,16 @@ async function copied(text, picture) {
   } catch (error) {
     return stage.alert(`Could not copy: ${error.message}`);
   }
-  const files = [picture.start && "start.png", picture.mask && "mask.png"].filter(Boolean);
-  if (picture.start) download(picture.start, "start.png");
-  if (picture.mask) download(picture.mask, "mask.png");
-  stage.toast(files.length ? `Copied; it reads ${files.join(" and ")}, downloaded too` : "Copied");
+  const files = filesOf(picture);
+  for (const { name, blob } of files) download(blob, name);
+  const names = files.map((file) => file.name).join(" and ");
+  stage.toast(names ? `Copied; it reads ${names}, downloaded too` : "Copied");
 }
 
-function sameAgain(picture) {
+async function sameAgain(picture) {
   form.write(picture.asked);
+  if (picture.from) await start.restore(picture.from);
+  else start.remove();
   panel.setPin($("pool").value);
   $("prompt").focus();
 }

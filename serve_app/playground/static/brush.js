@@ -1,7 +1,7 @@
 // The mask: brushed over the start picture, by pointer or by keys.
 
+import { covering, cut } from "./cutting.js";
 import { $, write } from "./dom.js";
-import { covering } from "./limits.js";
 
 const MASK_SIDE = 1024; // pixels of the mask's longer side, whatever the picture has
 const SHOWN_SIDE = 640;
@@ -17,6 +17,7 @@ export class MaskBrush {
     this.changed = changed;
     this.picture = null;
     this.brushed = false;
+    this.taken = null;
     this.layer = document.createElement("canvas");
     this.pen = this.layer.getContext("2d", { willReadFrequently: true });
     this.cursor = { x: 0.5, y: 0.5, shown: false };
@@ -34,9 +35,38 @@ export class MaskBrush {
     this.clear();
   }
 
+  /** The mask to send, or `null`. */
+  async read() {
+    const { width, height } = this.size();
+    if (!this.brushed) return null;
+    if (this.taken?.width === width && this.taken.height === height) return this.taken.file;
+    return cut(this.layer, width, height, "black");
+  }
+
   clear() {
+    this.taken = null;
     this.pen.clearRect(0, 0, this.layer.width, this.layer.height);
     this.#setBrushed(false);
+    this.draw();
+  }
+
+  /**
+   * A mask as it was sent, white on black, over the whole picture. While nothing is changed it is
+   * sent as it was, for its edges do not survive scaling up and down.
+   */
+  async take(file) {
+    const mask = await createImageBitmap(file);
+    this.taken = { file, width: mask.width, height: mask.height };
+    const { pen, layer } = this;
+    pen.globalCompositeOperation = "source-over";
+    pen.drawImage(mask, 0, 0, layer.width, layer.height);
+    const pixels = pen.getImageData(0, 0, layer.width, layer.height);
+    for (let i = 0; i < pixels.data.length; i += 4) {
+      pixels.data[i + 3] = pixels.data[i];
+      pixels.data.fill(255, i, i + 3);
+    }
+    pen.putImageData(pixels, 0, 0);
+    this.#setBrushed(this.#isLeft());
     this.draw();
   }
 
@@ -107,6 +137,7 @@ export class MaskBrush {
   }
 
   #lift() {
+    this.taken = null;
     this.#setBrushed(isErasing() ? this.#isLeft() : true);
   }
 

@@ -11,6 +11,7 @@ const NAMES = [
   "prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed",
   "n", "pool", "scheduler", "output_format", "image", "mask", "strength",
 ];
+const LEFT = ["n", "strength"]; // by `write`: not of one picture, and the start picture's
 
 export class Form {
   /** `changed()` is called when the picture's size has changed. */
@@ -97,7 +98,7 @@ export class Form {
   write(asked) {
     for (const name of NAMES) {
       const input = $(name);
-      if (input.type === "file" || !("value" in input) || name === "n") continue;
+      if (input.type === "file" || !("value" in input) || LEFT.includes(name)) continue;
       if (name in asked) input.value = asked[name];
       else if (name === "scheduler") input.value = "default";
       else if (["negative_prompt", "pool", "seed"].includes(name)) input.value = "";

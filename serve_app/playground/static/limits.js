@@ -47,11 +47,3 @@ export function fitted(pixels, field) {
   const high = Math.floor(field.maximum / step) * step;
   return Math.min(high, Math.max(low, Math.round(pixels / step) * step));
 }
-
-/** The part of a picture that fills a shape of `width` x `height`, cropped about its centre. */
-export function covering(picture, width, height) {
-  const scale = Math.min(picture.width / width, picture.height / height);
-  const across = width * scale;
-  const down = height * scale;
-  return { x: (picture.width - across) / 2, y: (picture.height - down) / 2, across, down };
-}

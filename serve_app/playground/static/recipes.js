@@ -20,8 +20,8 @@ export function asCurl(picture) {
   // Through a pipe, as a command line is too short for a picture.
   const parts = [];
   let before = `${body.slice(0, -1)},`;
-  for (const [name, file] of files) {
-    parts.push(`printf %s ${quoted(`${before}"${name}":"`)}`, `base64 < ${file} | tr -d '\\n'`);
+  for (const { field, name } of files) {
+    parts.push(`printf %s ${quoted(`${before}"${field}":"`)}`, `base64 < ${name} | tr -d '\\n'`);
     before = '",';
   }
   parts.push(`printf %s '"}'`);
@@ -36,8 +36,8 @@ export function asPython(picture) {
   if (files.length) lines.unshift("import base64");
   if (key) lines.push("import os");
   lines.push("import urllib.request", "", `recipe = ${pythonDict(picture.asked)}`);
-  for (const [name, file] of files) {
-    lines.push(`recipe["${name}"] = base64.b64encode(open("${file}", "rb").read()).decode()`);
+  for (const { field, name } of files) {
+    lines.push(`recipe["${field}"] = base64.b64encode(open("${name}", "rb").read()).decode()`);
   }
   lines.push(
     "request = urllib.request.Request(",
@@ -55,8 +55,11 @@ export function asPython(picture) {
   return lines.join("\n");
 }
 
-function filesOf({ start, mask }) {
-  return [["image", start && "start.png"], ["mask", mask && "mask.png"]].filter(([, file]) => file);
+/** The files that a picture's commands read: `{field, name, blob}`. */
+export function filesOf({ from }) {
+  return ["image", "mask"]
+    .map((field) => ({ field, name: field === "image" ? "start.png" : "mask.png", blob: from?.[field] }))
+    .filter(({ blob }) => blob);
 }
 
 /** Texts and numbers alone, which Python reads as JSON writes them. */

@@ -1,8 +1,8 @@
 // The start picture of image-to-image: taken from a file, cut to the size asked for.
 
 import { MaskBrush } from "./brush.js";
+import { cut } from "./cutting.js";
 import { $, write } from "./dom.js";
-import { covering } from "./limits.js";
 
 const USUAL_STRENGTH = { plain: 0.8, masked: 1 };
 
@@ -16,7 +16,10 @@ export class StartPicture {
     this.strengthChosen = false;
     this.brush = new MaskBrush(size, () => this.#setUsualStrength());
     $("image").addEventListener("change", () => $("image").files[0] && this.take($("image").files[0]));
-    $("start-remove").addEventListener("click", () => this.remove());
+    $("start-remove").addEventListener("click", () => {
+      this.remove();
+      $("image").focus();
+    });
     $("strength").addEventListener("input", () => {
       this.strengthChosen = true;
       this.#showStrength();
@@ -36,12 +39,20 @@ export class StartPicture {
     this.brush.lay(this.picture);
   }
 
+  /** As it was when `read` returned this. */
+  async restore({ image, mask, strength }) {
+    await this.take(image);
+    if (mask) await this.brush.take(mask);
+    this.strengthChosen = true;
+    $("strength").value = strength;
+    this.#showStrength();
+  }
+
   remove() {
     this.picture = null;
     this.brush.clear();
     $("image").value = "";
     $("start-editor").hidden = true;
-    $("image").focus();
   }
 
   draw() {
@@ -53,8 +64,7 @@ export class StartPicture {
     if (!this.picture) return null;
     const { width, height } = this.size();
     const image = await cut(this.picture, width, height, null);
-    const mask = this.brush.brushed ? await cut(this.brush.layer, width, height, "black") : null;
-    return { image, mask, strength: Number($("strength").value) };
+    return { image, mask: await this.brush.read(), strength: Number($("strength").value) };
   }
 
   /** What is brushed is usually made anew altogether, a whole picture usually not. */
@@ -89,19 +99,4 @@ export class StartPicture {
       if (file) this.take(file);
     });
   }
-}
-
-/** The part of `source` that fills `width` x `height`, as PNG; laid on `ground` if there is one. */
-function cut(source, width, height, ground) {
-  const canvas = document.createElement("canvas");
-  Object.assign(canvas, { width, height });
-  const pen = canvas.getContext("2d");
-  pen.imageSmoothingQuality = "high";
-  if (ground) {
-    pen.fillStyle = ground;
-    pen.fillRect(0, 0, width, height);
-  }
-  const { x, y, across, down } = covering(source, width, height);
-  pen.drawImage(source, x, y, across, down, 0, 0, width, height);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 
 from PIL import Image
@@ -149,3 +150,24 @@ def test_clearing_the_mask_leaves_image_to_image(opened: OpenPage, house: House)
         painted(page)
     (sent,) = house.painter.requests
     assert (sent.mask, sent.strength) == (None, 0.8)
+
+
+def test_the_same_again_with_its_start_picture(opened: OpenPage, house: House) -> None:
+    house.painter.happens = QUICK
+    with opened() as tab:
+        page = tab.page
+        choose_picture(page)
+        brush(page, (0.1, 0.25), (0.9, 0.25))
+        page.get_by_label("Strength").fill("0.7")
+        ask(page)
+        painted(page)
+        page.get_by_role("button", name="Remove").click()
+        expect(page.locator("#image")).to_be_focused()
+        page.get_by_role("button", name="Same again").click()
+        expect(page.locator("#mask")).to_be_visible()
+        expect(page.locator("#prompt")).to_be_focused()
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#gallery li")).to_have_count(2)
+    first, again = (dataclasses.replace(r, request_id="") for r in house.painter.requests)
+    assert first == again
+    assert (first.mask is not None) & (first.strength == 0.7)
