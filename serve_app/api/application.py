@@ -26,9 +26,10 @@ from serve_app.api.openai.images import Images
 from serve_app.api.openai.models import Models
 from serve_app.api.pools import Pools
 from serve_app.api.visits import VisitMiddleware
+from serve_app.playground.page import Playground
 
 _CORS_METHODS = ("GET", "POST")
-_CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id")
+_CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
 _CORS_EXPOSED = (
     "X-Request-Id",
     "X-Seed",
@@ -39,6 +40,7 @@ _CORS_EXPOSED = (
     "X-Prompt-Truncated",
     "X-Unknown-Words",
     "Retry-After",
+    "X-Should-Retry",
     "Server-Timing",
 )
 
@@ -54,6 +56,7 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     intake = Intake(front)
     imagine, health, docs = Imagine(intake), Health(front), Docs(front)
     images, models = Images(intake), Models(front)
+    playground = Playground()
     painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
     # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
     (painting.methods or set()).discard("HEAD")
@@ -69,6 +72,8 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
             Route("/pools", Pools(front).handle),
             Route("/openapi.json", docs.openapi),
             Route("/docs", docs.page),
+            Route("/", playground.page),
+            Route("/playground/{version}/{name}", playground.file),
         ],
         exception_handlers={
             ApiError: _api_error,

@@ -24,6 +24,7 @@ from serve_app.api.describing import (
 from serve_app.api.fields import Fields
 from serve_app.api.front import Front
 from serve_app.api.openai.describe import openai_paths, openai_schemas
+from serve_app.playground.describe import PAGE_HEADERS, playground_paths
 
 _IMAGE_TYPES = tuple(MEDIA_TYPES.values())
 _ERRORS = {
@@ -105,6 +106,7 @@ def describe(front: Front, fields: Fields) -> Json:
                 "openapi", "This document", {200: json_content("OpenAPI 3.1.", {"type": "object"})}
             ),
             "/docs": get("docs", "This document for people", {200: _docs_page()}),
+            **playground_paths(),
         },
         "components": {
             "schemas": {
@@ -391,6 +393,7 @@ _HEADERS = {
     "Retry-After": header("Seconds.", pattern="^[0-9]+$"),
     "Connection": header("close: what is left of the request is not read."),
     "WWW-Authenticate": header("How to send a key."),
-    "Cache-Control": header("no-store"),
+    "Cache-Control": header("no-store for pictures."),
+    **PAGE_HEADERS,
     "Vary": header("Accept"),
 }

@@ -318,7 +318,7 @@ def test_a_body_of_unknown_length_is_counted(stand: Stand) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/imagine/", 404),
         ("GET", "/nope%0d%0aX-Evil: 1", 404),
         ("POST", "/v2/imagine", 404),
