@@ -307,7 +307,7 @@ def test_a_compile_cache_that_is_absent_is_refused_or_done_without(
     registry: Path, eager: Any
 ) -> None:
     graphs = choose(options(registry, load="cache"))
-    with pytest.raises(ArtifactError, match="torch-cache.bin: the artifact has none"):
+    with pytest.raises(ArtifactError, match=r"torch-cache\.bin: the artifact has none"):
         graphs.attach(eager)
     surviving = choose(options(registry, load="cache", fallback="jit"))
     surviving._load_bundle(registry)
