@@ -22,7 +22,7 @@ from compile.registry.folder import STALE_S
 from compile.registry.hub import HubRegistry
 from compile.snapshot import SnapshotError, local_folder, take
 from tests.compile.builds import make_build
-from tests.compile.hub_server import TOKEN, Fault, Hub, Repo, add_folder, running_hub
+from tests.hub_server import TOKEN, Fault, Hub, Repo, add_folder, running_hub
 
 # huggingface_hub's way of calling its own HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -61,10 +61,6 @@ def connect(cache: Path, token: str = TOKEN) -> HubRegistry:
     return HubRegistry(REPO, token=token, cache=cache)
 
 
-def files_fetched(hub: Hub) -> list[str]:
-    return sorted(line.rpartition("/")[2] for line in hub.seen(r"^GET .*/resolve/"))
-
-
 def test_what_is_published_is_found_and_fetched(hub: Hub, built: Built, tmp_path: Path) -> None:
     folder, manifest = built
     publisher = connect(tmp_path / "one")
@@ -88,9 +84,9 @@ def test_only_the_files_needed_are_fetched_and_once(hub: Hub, built: Built, tmp_
     hub.repos[REPO].commits[entry.revision].files["README.md"] = b"# Others look at this"
     consumer = connect(tmp_path / "two")
     assert consumer.manifest(entry) == built[1]
-    assert files_fetched(hub) == [MANIFEST]
+    assert hub.fetched() == [MANIFEST]
     consumer.fetch(entry)
-    assert files_fetched(hub) == ["config.json", MANIFEST, PT2]
+    assert hub.fetched() == ["configs/config.json", MANIFEST, PT2]
     hub.log.clear()
     consumer.fetch(entry)
     assert hub.log == []

@@ -75,18 +75,34 @@ class Fault:
 
 @dataclass
 class Hub:
-    """The server's state; see the module."""
+    """The server's state; see the module.
+
+    Attributes:
+        repos: by ``owner/name``.
+        objects: LFS objects by sha256.
+        faults: put on by tests.
+        log: ``METHOD /path`` of every request.
+        tokens: ``Authorization`` headers that came with those for files.
+        url: the server's address.
+    """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
     url: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def seen(self, pattern: str) -> list[str]:
         """Requests that match."""
         return [line for line in self.log if re.search(pattern, line)]
+
+    def fetched(self) -> list[str]:
+        """Names of the files whose contents were sent, each as often as it was."""
+        return sorted(
+            re.sub(r".*/resolve/[^/]+/", "", line) for line in self.seen("^GET .*/resolve/")
+        )
 
     def fault(self, line: str) -> Fault | None:
         """The fault due for this request, if any."""
@@ -131,6 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         self.cut = False
         with self.hub.lock:
             self.hub.log.append(line)
+            if "/resolve/" in path:
+                self.hub.tokens.add(self.headers.get("Authorization"))
         fault = self.hub.fault(line)
         if fault is not None and fault.status is not None:
             self._send(fault.status, b"a fault that passes")
