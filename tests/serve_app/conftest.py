@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import hypothesis
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -24,6 +25,10 @@ from serve_app.routing.router import Reason, Wishes
 from serve_app.routing.snapshot import PoolSnapshot, PoolState
 from serve_app.routing.watching import Watch
 from serve_app.settings import Settings
+
+# Speed is measured in benchmarks; on a busy machine an example may take any time.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 MODEL = ModelInfo(
     name="tiny",
