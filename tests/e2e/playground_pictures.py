@@ -26,7 +26,7 @@ from tests.serve_app.playground.hands import ask, brush, painted
 
 AWAY = "g5_eager"
 WARM_UP = 60
-SEVERAL = "a big star on a blue background"
+SEVERAL = "a sailboat on the sea at sunset"
 HOUSE = "a house on green hills at noon"
 
 
@@ -81,7 +81,7 @@ def warm_up(url: str) -> None:
 def gallery(page: Page) -> None:
     """A few pictures of before."""
     page.get_by_label("Pictures").select_option("4")
-    for prompt in ("two hearts", "a sailboat on the sea at sunset"):
+    for prompt in ("a red heart on a white background", "mountains at sunset with clouds"):
         ask(page, prompt)
         painted(page)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from PIL import Image
@@ -43,10 +44,11 @@ def test_the_page_paints_with_the_service(service: Service) -> None:
         page.get_by_label("Pictures").select_option("4")
         page.get_by_label("Steps").fill("100")
         for side in ("Width", "Height"):
-            page.get_by_label(side).fill("512")
+            page.get_by_label(side).fill("256")
         ask(page)
-        expect(page.get_by_role("progressbar")).to_have_count(4)
-        wait_for("the work", lambda: service.pool("cpu")["queue"]["requests"] == 4, 30)
+        expect(page.locator(".tile")).to_have_count(4)
+        expect(page.get_by_text(re.compile("step [0-9]+ of 100 on cpu")).first).to_be_visible()
+        assert service.pool("cpu")["queue"]["requests"] > 0
         page.keyboard.press("Escape")
         wait_for("a free pool", lambda: service.pool("cpu")["queue"]["requests"] == 0, 30)
         expect(page.locator("#gallery li")).to_have_count(2)
