@@ -97,6 +97,19 @@ class Manifest(_Strict):
             f"-{self.fingerprint[:16]}"
         )
 
+    def causes(self) -> tuple[ModelRecord, ExportRequest, dict[str, Fact]]:
+        """What the fingerprint is made of."""
+        request = ExportRequest(
+            accelerator=self.accelerator,
+            height=self.height,
+            width=self.width,
+            batches=self.batches,
+            vae_batch=self.vae_batch,
+            dtype=self.dtype,
+            options=self.options,
+        )
+        return self.model, request, self.environment
+
     def graph(self, component: str) -> list[ExportedGraph]:
         """The graphs of a component, smallest batch first."""
         found = [one.graph for one in self.graphs if one.graph.component == component]
@@ -126,7 +139,7 @@ def fingerprint(model: ModelRecord, request: ExportRequest, environment: dict[st
         # A folder's path says nothing about what it holds.
         "model": model.revision if _is_folder(model) else [model.source, model.revision],
         "request": asdict(request),
-        "environment": {name: fact.value for name, fact in environment.items()},
+        "environment": {name: asdict(fact) for name, fact in environment.items()},
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -139,11 +152,16 @@ def parse(text: str, where: str) -> Manifest:
         ArtifactError: names the first field that is wrong.
     """
     try:
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "(top)"
         raise ArtifactError(f"{where}: {MANIFEST}: {field}: {first['msg']}") from None
+    if manifest.fingerprint != fingerprint(*manifest.causes()):
+        raise ArtifactError(
+            f"{where}: {MANIFEST}: fingerprint: is not that of the fields; they were edited"
+        )
+    return manifest
 
 
 def check(manifest: Manifest, wanted: Wanted) -> None:

@@ -30,7 +30,7 @@ ENVIRONMENT = {
 def make_manifest(folder: Path, **changes: Any) -> Manifest:
     """A manifest of whatever a folder holds."""
     made = Manifest(
-        fingerprint=fingerprint(MODEL, REQUEST, ENVIRONMENT),
+        fingerprint="",
         model=MODEL,
         accelerator="cpu",
         height=64,
@@ -58,7 +58,8 @@ def make_manifest(folder: Path, **changes: Any) -> Manifest:
         created="2026-01-01T00:00:00+00:00",
         seconds={"export": 1.0},
     )
-    return made.model_copy(update=changes)
+    changed = made.model_copy(update=changes)
+    return changed.model_copy(update={"fingerprint": fingerprint(*changed.causes())})
 
 
 def make_build(folder: Path, size: int = 50_000, **changes: Any) -> Manifest:

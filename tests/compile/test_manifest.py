@@ -135,6 +135,12 @@ def test_it_survives_a_round_trip(manifest: Manifest) -> None:
             "files.0.path: Value error, a path inside",
         ),
         (lambda m: m["environment"]["torch"].update(rule="maybe"), "environment.torch.rule: "),
+        # Made to fit by hand.
+        (lambda m: m["environment"]["torch"].update(value="2.14.0"), "fingerprint: is not that of"),
+        (lambda m: m["environment"]["gpu"].update(rule="recorded"), "fingerprint: is not that of"),
+        (lambda m: m["model"].update(revision="d" * 40), "fingerprint: is not that of"),
+        (lambda m: m.update(height=128), "fingerprint: is not that of"),
+        (lambda m: m.update(options={"level": "9"}), "fingerprint: is not that of"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_its_field(

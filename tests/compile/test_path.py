@@ -18,7 +18,7 @@ from compile.cli import main
 from compile.exporters.base import Fact
 from compile.exporters.cpu import CpuExporter
 from compile.inductor import PackagedGraph
-from compile.manifest import MANIFEST, ArtifactError
+from compile.manifest import MANIFEST, ArtifactError, fingerprint
 from compile.modules import load
 from compile.registry import open_registry
 from deployments.backends import create_backend
@@ -339,7 +339,13 @@ def test_list_show_and_prune(copy: Path, capsys: pytest.CaptureFixture[str]) -> 
     manifest = registry.manifest(entry)
     newer = copy.parent / "newer"
     shutil.copytree(copy / entry.tag, newer)
-    changed = manifest.model_copy(update={"fingerprint": "f" * 64, "created": "2999-01-01"})
+    edited = manifest.model_copy(
+        update={
+            "created": "2999-01-01",
+            "environment": manifest.environment | {"torch": Fact("2.99.0")},
+        }
+    )
+    changed = edited.model_copy(update={"fingerprint": fingerprint(*edited.causes())})
     (newer / MANIFEST).write_text(changed.dump(), encoding="utf-8")
     assert main(["publish", str(copy), str(newer)]) == 0
     assert main(["list", str(copy)]) == 0
