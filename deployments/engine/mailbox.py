@@ -12,7 +12,7 @@ from typing import Any
 from deployments.messages import ImageEvent, ImageProgress
 
 # The reader is told of steps this often at most: each event costs a hop between processes.
-STEP_INTERVAL_S = 0.05
+STEP_INTERVAL_S = 0.1
 
 
 class Mailbox:
@@ -46,12 +46,9 @@ class Mailbox:
 
     async def until(self, end: asyncio.Future[Any]) -> AsyncIterator[ImageEvent]:
         """Events as they come, until ``end`` is done and all are given out."""
+        end.add_done_callback(lambda _: self._news.set())
         while not end.done():
-            news = asyncio.ensure_future(self._news.wait())
-            try:
-                await asyncio.wait({news, end}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                news.cancel()
+            await self._news.wait()
             self._news.clear()
             for event in self._take():
                 yield event

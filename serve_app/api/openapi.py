@@ -46,7 +46,7 @@ _ERRORS = {
 _EVENTS = (
     "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
     " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
-    " `steps` (told 20 times a second at most). `preview`: number `preview`, taken after `step`,"
+    " `steps` (told ten times a second at most). `preview`: number `preview`, taken after `step`,"
     " as `b64_json` of `media_type`. At last `done`: what the JSON answer holds; or `error`: the"
     " common envelope. Comments keep the connection alive, and tell of a picture that is begun"
     " anew since its replica was lost: its steps count from 1 again, and it comes out the same."

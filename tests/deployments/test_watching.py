@@ -201,27 +201,54 @@ def test_the_fitted_decoder_finds_a_linear_vae() -> None:
     assert np.abs(shown - means).max() <= 1
 
 
-def test_the_embedded_models_previews_look_like_its_pictures() -> None:
+@pytest.fixture(scope="module")
+def embedded() -> PipelineBackend:
     from deployments.backends.cpu import create
     from deployments.options import ReplicaOptions
-    from models import scenes
 
-    backend = create(
+    return create(
         ReplicaOptions(
             pool="p", accelerator="a", framework="cpu", model_source="embedded", threads=1
         )
     )
-    decoder = LinearDecoder.fit(backend, 64, 64)
+
+
+def apart(one: Any, other: Any) -> float:
+    """Mean squared difference of pictures, the first enlarged to the other's size."""
+    size = (other.shape[1], other.shape[0])
+    large = np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BICUBIC))
+    return float(((large.astype(float) - other) ** 2).mean())
+
+
+def test_the_embedded_models_previews_look_like_its_pictures(embedded: PipelineBackend) -> None:
+    from models import scenes
+
+    decoder = LinearDecoder.fit(embedded, 64, 64)
     assert decoder.side == 4
     errors = []
     for index, kind in enumerate(scenes.KINDS):
         picture = np.asarray(scenes.render(scenes.draw_scene(random.Random(index), kind)))
-        latent = backend.encode_image(picture, torch.Generator().manual_seed(index))
-        shown = Image.fromarray(decoder.decode(latent)).resize((64, 64), Image.Resampling.BICUBIC)
-        difference = np.asarray(shown).astype(float) - picture
-        errors.append(float((difference**2).mean()))
+        latent = embedded.encode_image(picture, torch.Generator().manual_seed(index))
+        errors.append(apart(decoder.decode(latent), picture))
     # Mean PSNR in decibels; 27 were measured (benchmarks/previews.md), 22 without sub-pixels.
     assert np.mean(10 * np.log10(255**2 / np.array(errors))) > 25
+
+
+def test_previews_come_nearer_to_the_picture(embedded: PipelineBackend) -> None:
+    decoder = LinearDecoder.fit(embedded, 64, 64)
+    shown: list[torch.Tensor] = []
+    bench = Bench(embedded)
+    bench.engine._show = lambda job, clean: shown.append(clean)
+    request = ask(
+        prompt="a red circle on a blue background", seed=7, width=64, height=64,
+        num_inference_steps=8, guidance_scale=2.0, previews=3,
+    )  # fmt: skip
+    watched(bench, request)
+    bench.run()
+    final = np.frombuffer(bench.picture(request), np.uint8).reshape(64, 64, 3)
+    first, second, third = (apart(decoder.decode(clean), final) for clean in shown)
+    assert third < second < first
+    assert third < 500  # a PSNR of 21 decibels; two pictures of other seeds are 10 apart
 
 
 def test_latents_that_are_not_finite_do_not_break_a_preview() -> None:
