@@ -8,8 +8,9 @@ import torch
 
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 from deployments.engine.job import Job
+from deployments.engine.transfer import to_device
 
-# A scaled sample ``[1, channels, h, w]`` and its timestep.
+# A scaled sample ``[1, channels, h, w]`` and its timestep, a scalar on the host.
 ModelInput = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -44,7 +45,7 @@ def gather(jobs: Sequence[Job], inputs: Sequence[ModelInput]) -> DenoiseBatch:
         texts.append(job.text.positive)
     return DenoiseBatch(
         latents=torch.cat(samples),
-        timesteps=torch.stack(times),
+        timesteps=to_device(torch.stack(times), samples[0].device),
         hidden=torch.cat([text.hidden for text in texts]),
         pooled=_cat([text.pooled for text in texts]),
         time_ids=_cat([job.text.time_ids for job in jobs for _ in range(job.rows)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from diffusers import (
 )
 from diffusers.utils.torch_utils import randn_tensor
 
+from deployments.engine.transfer import HostScalars
 from deployments.messages import SchedulerName
 
 SCHEDULERS: dict[SchedulerName, Any] = {
@@ -89,7 +91,8 @@ class Trajectory:
         self.scheduler = scheduler
         self.generator = generator
         try:
-            scheduler.set_timesteps(steps, device=device)
+            # On the host: schedulers look at a timestep's value, which is a wait on any device.
+            scheduler.set_timesteps(steps, device="cpu")
         except ValueError as error:
             name = type(scheduler).__name__
             raise RefusedRequestError(f"{name} refuses {steps} steps: {error}") from error
@@ -111,6 +114,7 @@ class Trajectory:
             )
             self.latents = scheduler.add_noise(init_latents, noise, self.timesteps[:1])
         self._extra = {"generator": generator} if isinstance(scheduler, NOISY) else {}
+        self._device = device
         self._index = 0
 
     @property
@@ -119,7 +123,7 @@ class Trajectory:
         return len(self.timesteps) - self._index
 
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scaled sample ``[1, channels, h, w]`` and its timestep as a float32 scalar tensor."""
+        """The scaled sample ``[1, channels, h, w]`` and its timestep: float32, a scalar on the host."""
         t = self.timesteps[self._index]
         # int64 timesteps become float32 without loss; the UNet's time projection does the same.
         return self.scheduler.scale_model_input(self.latents, t), t.to(torch.float32)
@@ -127,7 +131,11 @@ class Trajectory:
     def advance(self, prediction: torch.Tensor) -> None:
         """Take one scheduler step from the model's prediction ``[1, channels, h, w]``."""
         t = self.timesteps[self._index]
-        self.latents = self.scheduler.step(
-            prediction, t, self.latents, **self._extra, return_dict=False
-        )[0]
+        with self._without_waiting():
+            self.latents = self.scheduler.step(
+                prediction, t, self.latents, **self._extra, return_dict=False
+            )[0]
         self._index += 1
+
+    def _without_waiting(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._device.type == "cpu" else HostScalars(self._device)
