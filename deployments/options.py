@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Framework = Literal["cpu", "cuda", "neuron", "emulated"]
 DType = Literal["float32", "bfloat16", "float16"]
 Admission = Literal["deadline", "shortest"]
+TorchCompile = Literal["off", "default", "max-autotune"]
+# Width and height in pixels.
+Size = tuple[int, int]
 
 
 class ReplicaOptions(BaseModel):
@@ -28,6 +31,11 @@ class ReplicaOptions(BaseModel):
         admission: which waiting picture gets the next slot.
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
+        torch_compile: framework ``cuda``: compile the UNet and the VAE's decoder for every batch
+            size before the replica is ready; ``max-autotune`` tries kernels out for minutes more.
+        compiled_sizes: framework ``cuda``: picture sizes (width, height) to compile for; empty for
+            the model's own. Others run uncompiled.
+        cuda_graphs: framework ``cuda``: record batch sizes as CUDA graphs where that is faster.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -45,4 +53,7 @@ class ReplicaOptions(BaseModel):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0)
+    torch_compile: TorchCompile = "default"
+    compiled_sizes: tuple[Size, ...] = ()
+    cuda_graphs: bool = True
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -22,9 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.options import Admission, DType, Framework
+from deployments.options import Admission, DType, Framework, TorchCompile
 
 Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+Side = Annotated[int, Field(strict=True, ge=8, le=8192)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -146,6 +147,9 @@ class EngineSettings(Strict):
         deterministic: fixed padded batch, so that a picture is bit-equal whatever shares it.
         admission: which waiting request enters next.
         hang_after_s: a step that takes this many seconds has the replica replaced.
+        torch_compile: framework ``cuda`` only: ``"off"``, ``"default"`` or ``"max-autotune"``.
+        compiled_sizes: framework ``cuda`` only: ``[width, height]`` of the pictures to compile for.
+        cuda_graphs: framework ``cuda`` only: record batch sizes as CUDA graphs where that pays.
     """
 
     dtype: DType | None = None
@@ -155,6 +159,9 @@ class EngineSettings(Strict):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0, le=86_400, allow_inf_nan=False)
+    torch_compile: TorchCompile = "default"
+    compiled_sizes: tuple[tuple[Side, Side], ...] = Field(default=(), max_length=16)
+    cuda_graphs: bool = True
 
 
 class EmulationSettings(Strict):
@@ -237,6 +244,18 @@ class PoolSettings(Strict):
             raise ValueError(
                 f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
                 " emulation; it goes with framework 'emulated' only"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cuda_fields_go_with_cuda(self) -> PoolSettings:
+        plain = EngineSettings()
+        names = ("torch_compile", "compiled_sizes", "cuda_graphs")
+        told = [name for name in names if getattr(self.engine, name) != getattr(plain, name)]
+        if told and self.framework != "cuda":
+            raise ValueError(
+                f"engine.{told[0]} is for framework 'cuda', not {self.framework!r}:"
+                " leave it out"
             )
         return self
 

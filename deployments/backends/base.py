@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +46,12 @@ class DenoiseBatch:
     time_ids: torch.Tensor | None = None
     timestep_cond: torch.Tensor | None = None
 
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> DenoiseBatch:
+        """The batch with ``change`` made to each of its tensors."""
+        present = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {k: change(x) for k, x in present.items() if x is not None}
+        return replace(self, **changed)
+
 
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
@@ -63,6 +69,7 @@ class BackendFacts:
         decode_batch: most latents decoded in one call.
         overlap_decode: decode in a thread beside the steps, not between them.
         zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
+        max_rows: most rows that fit the device, or ``None`` where nobody looked.
     """
 
     device: str
@@ -76,6 +83,7 @@ class BackendFacts:
     decode_batch: int
     overlap_decode: bool
     zero_empty_negative: bool
+    max_rows: int | None = None
 
 
 class Backend(Protocol):

@@ -55,21 +55,15 @@ def gather(jobs: Sequence[Job], inputs: Sequence[ModelInput]) -> DenoiseBatch:
 
 def pad(batch: DenoiseBatch, rows: int | None) -> DenoiseBatch:
     """Fill idle rows with zeros, as a statically shaped graph needs."""
-    missing = 0 if rows is None else rows - batch.latents.shape[0]
-    if missing <= 0:
+    if rows is None or rows <= batch.latents.shape[0]:
         return batch
+    return batch.each(lambda x: pad_rows(x, rows))
 
-    def fill(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
-    return DenoiseBatch(
-        latents=fill(batch.latents),
-        timesteps=fill(batch.timesteps),
-        hidden=fill(batch.hidden),
-        pooled=None if batch.pooled is None else fill(batch.pooled),
-        time_ids=None if batch.time_ids is None else fill(batch.time_ids),
-        timestep_cond=None if batch.timestep_cond is None else fill(batch.timestep_cond),
-    )
+def pad_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """``x`` with rows of zeros behind, up to ``rows``."""
+    missing = rows - x.shape[0]
+    return x if missing <= 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
 def combine(prediction: torch.Tensor, guidance: float) -> torch.Tensor:

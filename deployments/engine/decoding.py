@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deployments.backends.base import Backend
 from deployments.engine.job import Job
-from deployments.engine.transfer import mark, own_stream
+from deployments.engine.transfer import mark, own_queue
 
 # Finishers wait at most this many steps for company that is due by then: decoding each at once
 # costs a tenth of the capacity (benchmarks/decoding.md).
@@ -59,7 +59,7 @@ class Decoder:
         self._tick = 0
         self._beside = (
             # Its own queue on the device, so that decoding runs beside the steps there too.
-            ThreadPoolExecutor(1, "decode", initializer=own_stream, initargs=(self._device,))
+            ThreadPoolExecutor(1, "decode", initializer=own_queue, initargs=(self._device,))
             if backend.facts.overlap_decode
             else None
         )

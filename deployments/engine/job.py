@@ -29,6 +29,17 @@ class Conditioning:
         """Whether a text was longer than its encoder's window."""
         return self.positive.truncated or (self.negative is not None and self.negative.truncated)
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """All that is on the device."""
+        texts = (self.positive, self.negative)
+        return (
+            *(text.hidden for text in texts if text is not None),
+            *(text.pooled for text in texts if text is not None),
+            self.time_ids,
+            self.timestep_cond,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Job:

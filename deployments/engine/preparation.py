@@ -12,6 +12,7 @@ import torch
 from deployments.backends.base import Backend, TextEmbedding
 from deployments.engine.job import Conditioning, Job
 from deployments.engine.trajectory import Trajectory, make_scheduler
+from deployments.engine.transfer import SideQueue
 from deployments.messages import ImageRequest
 
 # 80 MB of SDXL's embeddings in single precision.
@@ -24,6 +25,7 @@ class Preparation:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
+        self._queue = SideQueue(torch.device(backend.facts.device))
 
     @torch.inference_mode()
     def prepare(self, job: Job) -> None:
@@ -33,6 +35,14 @@ class Preparation:
             RefusedRequestError: the scheduler refuses the request's numbers.
         """
         begin = time.monotonic()
+        with self._queue.use():
+            self._fill(job)
+            self._queue.hand_over(job.path.latents, *job.text.tensors)
+        job.request = replace(job.request, init_rgb=None)  # megabytes nobody needs any more
+        job.prepared = time.monotonic()
+        job.encode_ms = (job.prepared - begin) * 1000
+
+    def _fill(self, job: Job) -> None:
         request, facts = job.request, self.backend.facts
         distilled = facts.guidance_embedding_dim is not None
         guided = request.guidance_scale > 1 and not distilled
@@ -60,9 +70,6 @@ class Preparation:
             device=torch.device(facts.device),
             generator=generator,
         )
-        job.request = replace(request, init_rgb=None)  # megabytes that nobody needs any more
-        job.prepared = time.monotonic()
-        job.encode_ms = (job.prepared - begin) * 1000
 
     def fault(self) -> str | None:
         """Whether the device itself is unwell, after a request could not be prepared."""

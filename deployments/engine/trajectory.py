@@ -123,7 +123,7 @@ class Trajectory:
         return len(self.timesteps) - self._index
 
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scaled sample ``[1, channels, h, w]`` and its timestep: float32, a scalar on the host."""
+        """The scaled sample ``[1, channels, h, w]`` and its timestep, a float32 scalar (host)."""
         t = self.timesteps[self._index]
         # int64 timesteps become float32 without loss; the UNet's time projection does the same.
         return self.scheduler.scale_model_input(self.latents, t), t.to(torch.float32)

@@ -6,7 +6,9 @@ device then idles while the host prepares the next step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,19 +66,76 @@ class HostScalars(TorchFunctionMode):
         return func(*args, **named)
 
 
-def own_stream(device: torch.device) -> None:
+def own_queue(device: torch.device) -> None:
     """Give the calling thread a queue of its own on the device, if the device has queues."""
     if _has_queues(device):
         torch.accelerator.set_stream(torch.Stream(device))
 
 
 def mark(device: torch.device) -> torch.Event | None:
-    """A point in the calling thread's queue, for another thread's queue to wait for."""
+    """A point in the calling thread's queue, for another thread or queue to wait for."""
     if not _has_queues(device):
         return None
-    event = torch.Event(device)
+    event = torch.Event(device, blocking=True)
     event.record()
     return event
+
+
+class SideQueue:
+    """Work beside the steps whose results the steps then use.
+
+    On the steps' own queue it would have to wait for all that is queued there, each time it reads
+    a value. Made in a thread whose queue is the one that uses the results.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._main: torch.Stream | None = None
+        if _has_queues(device):
+            self._main = torch.accelerator.current_stream(device)
+            self._side = torch.Stream(device)
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """What is computed inside is queued here; it is there once ``hand_over`` returns."""
+        if self._main is None:
+            yield
+            return
+        before = torch.accelerator.current_stream(self._main.device)
+        torch.accelerator.set_stream(self._side)
+        try:
+            yield
+        finally:
+            torch.accelerator.set_stream(before)
+
+    def hand_over(self, *tensors: torch.Tensor | None) -> None:
+        """Wait for what is queued here; the tensors' memory is not reused while steps read it."""
+        if self._main is None:
+            return
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.record_stream(self._main)
+        self._side.synchronize()
+
+
+class Pace:
+    """Lets the host queue one step ahead of the device, and no more.
+
+    Without it the host would queue steps as fast as it can: what arrives would join many steps
+    late, and a device that hangs would not be noticed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: deque[torch.Event] = deque()
+
+    def keep(self) -> None:
+        """Called when a step has been queued: returns once the step before it is done."""
+        now = mark(self._device)
+        if now is None:
+            return
+        self._marks.append(now)
+        if len(self._marks) > 1:
+            self._marks.popleft().synchronize()
 
 
 def _has_queues(device: torch.device) -> bool:

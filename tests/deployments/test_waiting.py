@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployments.backends.base import DenoiseBatch
 from deployments.engine.job import Job
 from deployments.engine.trajectory import Trajectory, make_scheduler
-from deployments.engine.transfer import HostScalars, mark, own_stream, to_device
+from deployments.engine.transfer import HostScalars, mark, own_queue, to_device
 from deployments.messages import SchedulerName
 from tests.deployments.harness import Bench, FakeBackend, ask
 from tests.deployments.test_oracle import NAMES
@@ -150,7 +150,7 @@ def test_numbers_kept_on_the_host_change_no_bit(name: SchedulerName) -> None:
 
 def test_devices_without_queues_need_no_marks() -> None:
     for device in (torch.device("cpu"), META):
-        own_stream(device)
+        own_queue(device)
         assert mark(device) is None
     tensor = torch.ones(3)
     assert to_device(tensor, torch.device("cpu")) is tensor
