@@ -14,6 +14,26 @@ TorchCompile = Literal["off", "default", "max-autotune"]
 Size = tuple[int, int]
 
 
+class LoraOptions(BaseModel):
+    """One LoRA adapter.
+
+    Attributes:
+        name: what requests call it.
+        source: a local folder or a Hugging Face repository id.
+        revision: commit or tag; required for a repository.
+        weight_name: its safetensors file; ``None`` where there is only one.
+        scale: factor of its effect.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    source: str
+    revision: str | None = None
+    weight_name: str | None = None
+    scale: float = 1.0
+
+
 class ReplicaOptions(BaseModel):
     """Everything a replica needs to build its backend and engine.
 
@@ -36,6 +56,8 @@ class ReplicaOptions(BaseModel):
         compiled_sizes: framework ``cuda``: picture sizes (width, height) to compile for; empty for
             the model's own. Others run uncompiled.
         cuda_graphs: framework ``cuda``: record batch sizes as CUDA graphs where that is faster.
+        loras: adapters to load.
+        fuse_lora: make the one adapter part of the weights, else each picture chooses.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -56,4 +78,6 @@ class ReplicaOptions(BaseModel):
     torch_compile: TorchCompile = "default"
     compiled_sizes: tuple[Size, ...] = ()
     cuda_graphs: bool = True
+    loras: tuple[LoraOptions, ...] = ()
+    fuse_lora: bool = False
     emulated_step_s: float | None = Field(default=None, gt=0)

@@ -254,8 +254,7 @@ class PoolSettings(Strict):
         told = [name for name in names if getattr(self.engine, name) != getattr(plain, name)]
         if told and self.framework != "cuda":
             raise ValueError(
-                f"engine.{told[0]} is for framework 'cuda', not {self.framework!r}:"
-                " leave it out"
+                f"engine.{told[0]} is for framework 'cuda', not {self.framework!r}: leave it out"
             )
         return self
 

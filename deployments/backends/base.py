@@ -37,6 +37,7 @@ class DenoiseBatch:
         pooled: ``[rows, dim]`` for SDXL.
         time_ids: ``[rows, 6]`` for SDXL (original size, crop, target size).
         timestep_cond: ``[rows, dim]`` for guidance-distilled UNets.
+        adapters: ``[rows]`` int64, each row's LoRA adapter (0: none); ``None``: no row has any.
     """
 
     latents: torch.Tensor
@@ -45,6 +46,7 @@ class DenoiseBatch:
     pooled: torch.Tensor | None = None
     time_ids: torch.Tensor | None = None
     timestep_cond: torch.Tensor | None = None
+    adapters: torch.Tensor | None = None
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> DenoiseBatch:
         """The batch with ``change`` made to each of its tensors."""
@@ -70,6 +72,8 @@ class BackendFacts:
         overlap_decode: decode in a thread beside the steps, not between them.
         zero_empty_negative: an absent negative prompt is zeros, not the encoding of "".
         max_rows: most rows that fit the device, or ``None`` where nobody looked.
+        loras: adapters that a request may choose; the k-th (from 1) has index k.
+        fused_lora: the adapter that is part of every picture, if one is.
     """
 
     device: str
@@ -84,6 +88,8 @@ class BackendFacts:
     overlap_decode: bool
     zero_empty_negative: bool
     max_rows: int | None = None
+    loras: tuple[str, ...] = ()
+    fused_lora: str | None = None
 
 
 class Backend(Protocol):
@@ -91,8 +97,8 @@ class Backend(Protocol):
 
     facts: BackendFacts
 
-    def encode_prompt(self, text: str) -> TextEmbedding:
-        """Encode one text."""
+    def encode_prompt(self, text: str, lora: str | None = None) -> TextEmbedding:
+        """Encode one text, with the text encoders' part of an adapter of ``facts.loras``."""
         ...
 
     def encode_image(self, rgb: NDArray[np.uint8], generator: torch.Generator) -> torch.Tensor:

@@ -16,6 +16,7 @@ from deployments.backends.pipeline import PipelineBackend, Tensors, unet_inputs
 from deployments.engine.batch import pad, pad_rows
 from deployments.engine.calibration import blank_batch
 from deployments.engine.transfer import Pace
+from deployments.lora.loading import Adapters
 from deployments.model import Pipeline
 from deployments.options import Size
 
@@ -39,6 +40,7 @@ class BucketedBackend(PipelineBackend):
         compile_it: compiles the UNet and the VAE's decoder; ``None`` for neither.
         record: makes graphs of compiled calls; ``None`` for none.
         read: waits for the device.
+        adapters: what was loaded into the pipeline beside the model.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class BucketedBackend(PipelineBackend):
         compile_it: Compile | None,
         record: Record | None = None,
         read: Callable[[], None] = lambda: None,
+        adapters: Adapters | None = None,
     ) -> None:
         super().__init__(
             pipe,
@@ -62,6 +65,7 @@ class BucketedBackend(PipelineBackend):
             fixed_rows=most_rows if deterministic else None,
             decode_batch=1,
             overlap_decode=True,
+            adapters=adapters,
         )
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
@@ -96,6 +100,11 @@ class BucketedBackend(PipelineBackend):
     def denoise(self, batch: DenoiseBatch) -> torch.Tensor:
         """One UNet call over all rows, or several where the memory asks for it."""
         padded = self._fixed(batch.latents)
+        if padded and self.facts.loras and batch.adapters is None:
+            # One graph for all: without adapters it is as with none of them.
+            batch = dataclasses.replace(
+                batch, adapters=batch.timesteps.new_zeros(len(batch.timesteps), dtype=torch.long)
+            )
 
         def run(first: int, count: int, size: int) -> torch.Tensor:
             rows = batch.each(lambda x: x[first : first + count])

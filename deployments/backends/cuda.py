@@ -11,6 +11,7 @@ from deployments.backends.bucketed import BucketedBackend
 from deployments.backends.compiled import inductor
 from deployments.backends.graphs import CudaGraphs
 from deployments.backends.memory import CudaMemory
+from deployments.lora.loading import add_adapters
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 
@@ -41,8 +42,9 @@ def create(options: ReplicaOptions) -> BucketedBackend:
     torch.backends.cudnn.benchmark = not options.deterministic
     torch.backends.cudnn.deterministic = options.deterministic
     compiling = options.torch_compile != "off"
+    pipe = load_pipeline(options.model_source, options.model_revision)
     return BucketedBackend(
-        load_pipeline(options.model_source, options.model_revision),
+        pipe,
         device=device,
         dtype=getattr(torch, options.dtype or default_dtype(torch.cuda.get_device_capability())),
         most_rows=options.max_rows,
@@ -52,6 +54,7 @@ def create(options: ReplicaOptions) -> BucketedBackend:
         compile_it=inductor(options.torch_compile),
         record=CudaGraphs(device) if compiling and options.cuda_graphs else None,
         read=torch.cuda.synchronize,
+        adapters=add_adapters(pipe, options.loras, options.fuse_lora),
     )
 
 

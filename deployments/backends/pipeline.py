@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.backends.base import BackendFacts, DenoiseBatch, TextEmbedding
+from deployments.lora.layers import Selection
+from deployments.lora.loading import Adapters
 from deployments.model import Pipeline
 
 # Tensors in, one tensor out: what can be compiled.
@@ -27,6 +29,7 @@ class PipelineBackend:
         fixed_rows: always run this many rows, as a statically compiled graph would.
         decode_batch: most latents per VAE call.
         overlap_decode: whether decoding may run beside denoising.
+        adapters: what was loaded into the pipeline beside the model.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class PipelineBackend:
         fixed_rows: int | None,
         decode_batch: int,
         overlap_decode: bool,
+        adapters: Adapters | None = None,
     ) -> None:
         # transformers loads in the dtype its config names, diffusers in float32: make them one.
         for part in pipe.components.values():
@@ -53,8 +57,9 @@ class PipelineBackend:
         # in two threads.
         if size_conditioned and dtype == torch.float16 and pipe.vae.config.force_upcast:
             pipe.vae.to(torch.float32)
+        self.adapters = adapters or Adapters()
         self._statistics = _latent_statistics(pipe.vae)
-        self.predict = _unet_call(pipe.unet, size_conditioned)
+        self.predict = _unet_call(pipe.unet, size_conditioned, self.adapters.unet)
         self.to_pixels = _decoder_call(pipe.vae, self._statistics)
         self.facts = BackendFacts(
             device=str(device),
@@ -68,6 +73,8 @@ class PipelineBackend:
             decode_batch=decode_batch,
             overlap_decode=overlap_decode,
             zero_empty_negative=bool(self.pipe.config.get("force_zeros_for_empty_prompt", False)),
+            loras=self.adapters.names,
+            fused_lora=self.adapters.fused,
         )
 
     @property
@@ -78,8 +85,11 @@ class PipelineBackend:
         return height * self.facts.scale_factor, width * self.facts.scale_factor
 
     @torch.inference_mode()
-    def encode_prompt(self, text: str) -> TextEmbedding:
+    def encode_prompt(self, text: str, lora: str | None = None) -> TextEmbedding:
         """Encode one text with the pipeline's own ``encode_prompt``."""
+        self.adapters.text.index = (
+            None if lora is None else torch.tensor([self.adapters.number(lora)], device=self.device)
+        )
         truncated = any(
             len(tokenizer(text, truncation=False, verbose=False).input_ids)
             > tokenizer.model_max_length
@@ -141,10 +151,11 @@ def unet_inputs(batch: DenoiseBatch) -> Tensors:
         batch.pooled,
         batch.time_ids,
         batch.timestep_cond,
+        batch.adapters,
     )
 
 
-def _unet_call(unet: Any, size_conditioned: bool) -> Call:
+def _unet_call(unet: Any, size_conditioned: bool, selection: Selection) -> Call:
     def predict(
         latents: torch.Tensor,
         timesteps: torch.Tensor,
@@ -152,7 +163,9 @@ def _unet_call(unet: Any, size_conditioned: bool) -> Call:
         pooled: torch.Tensor | None,
         time_ids: torch.Tensor | None,
         timestep_cond: torch.Tensor | None,
+        adapters: torch.Tensor | None,
     ) -> torch.Tensor:
+        selection.index = adapters
         out: torch.Tensor = unet(
             latents,
             timesteps,

@@ -50,6 +50,9 @@ def gather(jobs: Sequence[Job], inputs: Sequence[ModelInput]) -> DenoiseBatch:
         pooled=_cat([text.pooled for text in texts]),
         time_ids=_cat([job.text.time_ids for job in jobs for _ in range(job.rows)]),
         timestep_cond=_cat([job.text.timestep_cond for job in jobs for _ in range(job.rows)]),
+        adapters=_cat([job.text.adapter for job in jobs for _ in range(job.rows)])
+        if any(job.request.lora for job in jobs)
+        else None,
     )
 
 

@@ -93,6 +93,7 @@ def blank_batch(
         )
         if facts.guidance_embedding_dim is not None
         else None,
+        adapters=torch.zeros(rows, dtype=torch.long, device=device) if facts.loras else None,
     )
 
 

@@ -17,12 +17,17 @@ Answer = ImageResult | ImageFailure
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """The text side of a guided (two rows) or unguided (one row) request."""
+    """The text side of a guided (two rows) or unguided (one row) request.
+
+    Attributes:
+        adapter: ``[1]`` int64, the LoRA adapter's index (0: none), where there is a choice.
+    """
 
     positive: TextEmbedding
     negative: TextEmbedding | None
     time_ids: torch.Tensor | None
     timestep_cond: torch.Tensor | None
+    adapter: torch.Tensor | None = None
 
     @property
     def truncated(self) -> bool:
@@ -38,6 +43,7 @@ class Conditioning:
             *(text.pooled for text in texts if text is not None),
             self.time_ids,
             self.timestep_cond,
+            self.adapter,
         )
 
 
