@@ -21,7 +21,7 @@ class LoraOptions(BaseModel):
         name: what requests call it.
         source: a local folder or a Hugging Face repository id.
         revision: commit or tag; required for a repository.
-        weight_name: its safetensors file; ``None`` where there is only one.
+        weight_name: its safetensors file; ``None`` for a folder that holds only one.
         scale: factor of its effect.
     """
 

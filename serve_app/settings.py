@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,7 @@ UNSHOWN = "unshown"
 _MAY_HOLD_KEYS = "fairness"
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
+_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
@@ -51,16 +52,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-class ModelSettings(Strict):
-    """Which model every pool paints with.
+class Sourced(Strict):
+    """Something with weights.
 
     Attributes:
-        source: ``"embedded"``, a local folder (absolute, or starting with ``.`` or ``~``), or a
-            Hugging Face hub id such as ``"stabilityai/sd-turbo"``.
+        source: where they are.
         revision: hub commit, tag or branch; required for a hub id, refused otherwise.
     """
 
-    source: str = Field(default=EMBEDDED, min_length=1)
+    source: str = Field(min_length=1)
     revision: str | None = Field(default=None, min_length=1)
 
     @property
@@ -73,7 +73,7 @@ class ModelSettings(Strict):
         return "hub"
 
     @model_validator(mode="after")
-    def _revision_matches_source(self) -> ModelSettings:
+    def _revision_matches_source(self) -> Self:
         if self.kind == "hub" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.source):
             raise ValueError(
                 f"source {self.source!r} is not 'embedded', an existing folder or a hub id"
@@ -89,6 +89,52 @@ class ModelSettings(Strict):
                 f"revision {self.revision!r} is only for a hub id; source {self.source!r} is"
                 f" {'the embedded model' if self.kind == 'embedded' else 'a local folder'}:"
                 " leave revision out"
+            )
+        return self
+
+
+class ModelSettings(Sourced):
+    """Which model every pool paints with.
+
+    Attributes:
+        source: ``"embedded"``, a local folder (absolute, or starting with ``.`` or ``~``), or a
+            Hugging Face hub id such as ``"stabilityai/sd-turbo"``.
+    """
+
+    source: str = Field(default=EMBEDDED, min_length=1)
+
+
+class LoraSettings(Sourced):
+    """A LoRA adapter for the model.
+
+    Attributes:
+        source: a local folder or a Hugging Face hub id.
+        weight_name: its safetensors file there; may be left out for a folder that holds one.
+        scale: how strongly it takes effect.
+    """
+
+    weight_name: str | None = Field(default=None, min_length=1)
+    scale: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+
+    @field_validator("source")
+    @classmethod
+    def _not_embedded(cls, value: str) -> str:
+        if value == EMBEDDED:
+            raise ValueError("there is no embedded adapter: a folder or a hub id is needed")
+        return value
+
+    @field_validator("weight_name")
+    @classmethod
+    def _safetensors(cls, value: str | None) -> str | None:
+        if value is not None and not value.endswith(".safetensors"):
+            raise ValueError(f"{value!r} is not a .safetensors file; nothing else is ever read")
+        return value
+
+    @model_validator(mode="after")
+    def _file_of_a_repository(self) -> LoraSettings:
+        if self.kind == "hub" and self.weight_name is None:
+            raise ValueError(
+                f"weight_name is required for the hub id {self.source!r}: name the file"
             )
         return self
 
@@ -207,6 +253,9 @@ class PoolSettings(Strict):
         drain_s: seconds that a replica being stopped has to finish its requests; what is cut off
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
+        loras: LoRA adapters by the name that requests give; each picture chooses one or none.
+        fuse_lora: the pool's one adapter is part of its every picture. Costs no time a step; a
+            Neuron pool's adapter is compiled in, so there it is required.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
@@ -220,6 +269,8 @@ class PoolSettings(Strict):
     max_replicas: int = Field(default=1, ge=1, le=1000)
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    loras: dict[str, LoraSettings] = Field(default_factory=dict, max_length=64)
+    fuse_lora: bool = False
     emulation: EmulationSettings | None = None
     elastic: ElasticSettings | None = None
 
@@ -244,6 +295,26 @@ class PoolSettings(Strict):
             raise ValueError(
                 f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
                 " emulation; it goes with framework 'emulated' only"
+            )
+        return self
+
+    @field_validator("loras")
+    @classmethod
+    def _lora_names(cls, value: dict[str, LoraSettings]) -> dict[str, LoraSettings]:
+        for name in value:
+            if not _LORA_NAME.fullmatch(name):
+                raise ValueError(
+                    f"the adapter name {name!r} is not letters, digits, '_' and '-', at most 63"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _fused_alone(self) -> PoolSettings:
+        if self.fuse_lora and len(self.loras) != 1:
+            raise ValueError(f"fuse_lora goes with one adapter; loras has {len(self.loras)}")
+        if self.framework == "neuron" and self.loras and not self.fuse_lora:
+            raise ValueError(
+                "loras of framework 'neuron' are compiled in: one adapter, and fuse_lora: true"
             )
         return self
 
@@ -358,6 +429,24 @@ class Settings(Strict):
             if name.lower() == INGRESS.lower():
                 raise ValueError(f"the pool name {name!r} is taken by the ingress deployment")
         return value
+
+    @model_validator(mode="after")
+    def _one_meaning_for_each_adapter(self) -> Settings:
+        seen: dict[str, tuple[str, LoraSettings]] = {}
+        for name, pool in self.pools.items():
+            for lora, told in pool.loras.items():
+                other, before = seen.setdefault(lora, (name, told))
+                if before != told:
+                    raise ValueError(
+                        f"the adapter {lora!r} of pools {other!r} and {name!r} differs: a picture"
+                        " must not depend on the pool that paints it; give one another name"
+                    )
+        return self
+
+    @property
+    def loras(self) -> list[str]:
+        """Every declared adapter, by name."""
+        return sorted({lora for pool in self.pools.values() for lora in pool.loras})
 
     @classmethod
     def parse(cls, raw: Any) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from deployments.model_info import ModelError, local_folder
@@ -21,16 +21,19 @@ def weights_file(lora: LoraOptions) -> Path:
     Raises:
         ModelError: there is none, there are several, or there is none but pickles.
     """
-    name = lora.name
     folder = local_folder(lora.source)
+    if folder is not None:
+        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        return folder / _choose(lora, names)
+    if lora.weight_name is None or not lora.weight_name.endswith(SUFFIX):
+        raise ModelError(
+            f"loras.{lora.name}: weight_name is {lora.weight_name!r}; the name of a {SUFFIX} file"
+            f" in {lora.source!r} is needed"
+        )
     try:
-        if folder is not None:
-            names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-            return folder / _choose(lora, names)
-        names = sorted(HfApi().list_repo_files(lora.source, revision=lora.revision))
-        return Path(hf_hub_download(lora.source, _choose(lora, names), revision=lora.revision))
+        return Path(hf_hub_download(lora.source, lora.weight_name, revision=lora.revision))
     except (OSError, HfHubHTTPError) as error:
-        raise ModelError(f"loras.{name}: {lora.source!r} does not load: {error}") from error
+        raise ModelError(f"loras.{lora.name}: {lora.source!r} does not load: {error}") from error
 
 
 def _choose(lora: LoraOptions, names: list[str]) -> str:
@@ -38,7 +41,8 @@ def _choose(lora: LoraOptions, names: list[str]) -> str:
     found = [one for one in names if one.endswith(SUFFIX)]
     if lora.weight_name is not None:
         if lora.weight_name not in found:
-            raise ModelError(f"{where} holds no {lora.weight_name!r}; there: {', '.join(found)}")
+            there = ", ".join(found) or "none"
+            raise ModelError(f"{where} holds no {lora.weight_name!r}; {SUFFIX} there: {there}")
         return lora.weight_name
     if len(found) == 1:
         return found[0]

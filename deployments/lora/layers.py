@@ -57,12 +57,13 @@ class LoraLayer(nn.Module):
         rank = max(pair.down.shape[0] for pair in present)
         like = present[0]
         # Adapter 0 is none: zeros. Ranks are filled up with zeros as well.
-        down = torch.zeros(len(pairs) + 1, rank, *like.down.shape[1:])
+        # Kernels lie flat: tensors of four or five dimensions are laid out channels last.
+        down = torch.zeros(len(pairs) + 1, rank, like.down[0].numel())
         up = torch.zeros(len(pairs) + 1, like.up.shape[0], rank)
         for i, pair in enumerate(pairs, start=1):
             if pair is not None:
                 own = pair.down.shape[0]
-                down[i, :own] = pair.down.float()
+                down[i, :own] = pair.down.flatten(1).float()
                 up[i, :, :own] = pair.up.flatten(1).float() * pair.scale
         self.register_buffer("down", down, persistent=False)
         self.register_buffer("up", up, persistent=False)
@@ -90,7 +91,7 @@ class LoraLayer(nn.Module):
         rows, rank = x.shape[0], down.shape[1]
         inner = nn.functional.conv2d(
             x.reshape(1, -1, *x.shape[2:]),
-            down.flatten(0, 1),
+            down.reshape(rows * rank, *base.weight.shape[1:]),
             stride=base.stride,
             padding=base.padding,
             dilation=base.dilation,

@@ -283,6 +283,8 @@ _POOL = _object(
         },
         "cost_per_1000": {**_NUMBER_OR_NULL, "description": "US dollars at the full rate."},
         "max_replicas": _COUNT,
+        "loras": {"type": "array", "items": _TEXT, "description": "LoRA adapters it has."},
+        "lora_fused": {**_BOOLEAN, "description": "Its one adapter is in its every picture."},
         "share": {**_or_null(_SHARE), "description": "Planned; null where the policy has none."},
         "traffic_share": {**_SHARE, "description": "Of the pictures of the last minute."},
         "available": _BOOLEAN,

@@ -77,9 +77,22 @@ class PoolDirectory:
         """Replicas of a pool that can be sent a request now."""
         return self._states().get(name, _UNKNOWN).ready
 
-    def has(self, pin: str | None) -> bool:
-        """Whether that pool, or any with ``None``, can be sent a request now."""
-        return any(self.ready(name) > 0 for name in (self._pools if pin is None else (pin,)))
+    def has(self, pin: str | None, lora: str | None = None) -> bool:
+        """Whether that pool, or any with ``None``, can be sent a request now.
+
+        Args:
+            pin: the only pool to consider.
+            lora: the adapter that it must have; ``None``: it must be able to paint without.
+        """
+        return any(
+            self.ready(name) > 0 and self.paints(name, lora)
+            for name in (self._pools if pin is None else (pin,))
+        )
+
+    def paints(self, name: str, lora: str | None) -> bool:
+        """Whether a pool can paint with this adapter, or with none."""
+        pool = self._pools[name]
+        return not pool.fuse_lora if lora is None else lora in pool.loras
 
     @property
     def peers(self) -> int:
@@ -120,6 +133,8 @@ class PoolDirectory:
                     framework=pool.framework,
                     weight=live.weights.get(name, pool.weight),
                     max_replicas=pool.max_replicas,
+                    loras=tuple(pool.loras),
+                    lora_fused=pool.fuse_lora,
                     state=state,
                     price_per_hour=live.prices.get(name),
                     profile=record.profile,

@@ -231,7 +231,7 @@ class Dispatcher:
         limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
-        held = not self._directory.has(wishes.pin)
+        held = not self._directory.has(wishes.pin, request.lora)
         painted = await self._in_turn(request, work, wishes, limit)
         if not held:  # else the time says how fast replicas come, not whether there are enough
             self._meter.answered(self._clock() - began, self._clock())
@@ -243,10 +243,10 @@ class Dispatcher:
         gate = self._gates[wishes.pin]
         if not gate.active:
             return await self._paint(request, work, wishes, limit, self._limits)
-        if not self._directory.has(wishes.pin):
-            await self._holding.wait(work, wishes.pin, limit.left_s)
+        if not self._directory.has(wishes.pin, request.lora):
+            await self._holding.wait(work, wishes.pin, limit.left_s, request.lora)
             self._check(limit)
-        self._admit(gate, work, wishes, limit)
+        self._admit(gate, work, wishes, limit, request.lora)
         try:
             async with _Turn(gate, work, wishes, limit):
                 return await self._paint(request, work, wishes, limit, WaitLimits())
@@ -254,16 +254,18 @@ class Dispatcher:
             self.journal.refused(error.code)
             raise
 
-    def _admit(self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit) -> None:
+    def _admit(
+        self, gate: FairGate, work: Work, wishes: Wishes, limit: _Limit, lora: str | None
+    ) -> None:
         """Refuse at once what would wait too long for its turn, or could not be done after it.
 
         What waits at the pools themselves is little, and no fault of this caller: only its own
         key's turn counts as waiting.
         """
         pools = self._directory.snapshots()
-        usable = in_rotation(pools, wishes.pin)
+        usable = in_rotation(pools, wishes.pin, lora)
         if not usable:
-            raise self._refused(unavailable(pools, wishes.pin))
+            raise self._refused(unavailable(pools, wishes.pin, lora))
         rate = _row_steps_per_s(usable)
         turn_s = gate.ahead(wishes.key) / rate if rate > 0 else 0.0
         candidates = [
@@ -301,11 +303,12 @@ class Dispatcher:
                 limits=WaitLimits() if failed else limits,
                 left_s=limit.deadline_left_s(),
                 failed=failed,
+                lora=request.lora,
             )
             if isinstance(choice, Refusal):
                 # The last replica may have gone while this request was on its way.
                 if choice.code == "unavailable" and await self._holding.wait(
-                    work, wishes.pin, limit.left_s
+                    work, wishes.pin, limit.left_s, request.lora
                 ):
                     continue
                 raise next(iter(failed.values()), None) or self._refused(choice)
@@ -317,16 +320,17 @@ class Dispatcher:
             failure, again = answer
             sent += 1
             # Serve notices the replicas of a lost node one by one: each may take one request down.
-            last = self._directory.elastic and not self._elsewhere(wishes.pin, failed)
+            last = self._directory.elastic and not self._elsewhere(request, wishes, failed)
             most = _MOST_SENDS if last and failure.code == "lost" else 2
             if not again or sent >= most:
                 raise failure
             failed[choice.pool.name] = failure
-            if not self._elsewhere(wishes.pin, failed):
-                await self._noticed(choice.pool, wishes.pin, failed, limit)
+            if not self._elsewhere(request, wishes, failed):
+                elsewhere = partial(self._elsewhere, request, wishes, failed)
+                await self._noticed(choice.pool, elsewhere, limit)
 
     async def _noticed(
-        self, pool: PoolSnapshot, pin: str | None, failed: Collection[str], limit: _Limit
+        self, pool: PoolSnapshot, elsewhere: Callable[[], bool], limit: _Limit
     ) -> None:
         """Wait until Serve has noticed what was lost, where that was all there is.
 
@@ -336,7 +340,7 @@ class Dispatcher:
         for _ in range(looks):
             await asyncio.sleep(min(limit.left_s(), self._watch_s))
             ready = self._directory.ready(pool.name)
-            if ready != pool.ready or limit.left_s() == 0 or self._elsewhere(pin, failed):
+            if ready != pool.ready or limit.left_s() == 0 or elsewhere():
                 return
 
     async def _attempt(
@@ -427,9 +431,11 @@ class Dispatcher:
             self.journal.refused(error.code)
             raise
 
-    def _elsewhere(self, pin: str | None, failed: Collection[str]) -> bool:
-        return pin is None and any(
-            self._directory.has(name) for name in self._directory.names if name not in failed
+    def _elsewhere(self, request: ImageRequest, wishes: Wishes, failed: Collection[str]) -> bool:
+        return wishes.pin is None and any(
+            self._directory.has(name, request.lora)
+            for name in self._directory.names
+            if name not in failed
         )
 
     def _is_gone(self, name: str) -> bool:

@@ -19,14 +19,15 @@ class Holding:
     Args:
         meter: is told.
         elastic: pools whose replicas come on demand.
-        available: whether a pool, or any with ``None``, can be sent a request now.
+        available: whether a pool, or any with ``None``, can be sent a request now that asks for
+            this LoRA adapter, or for none.
     """
 
     def __init__(
         self,
         meter: DemandMeter,
         elastic: Collection[str],
-        available: Callable[[str | None], bool],
+        available: Callable[[str | None, str | None], bool],
     ) -> None:
         self._meter = meter
         self._elastic = frozenset(elastic)
@@ -34,13 +35,16 @@ class Holding:
         self.hold_s = 0.0
         self.waiting = 0
 
-    async def wait(self, work: Work, pin: str | None, left_s: Callable[[], float]) -> bool:
+    async def wait(
+        self, work: Work, pin: str | None, left_s: Callable[[], float], lora: str | None = None
+    ) -> bool:
         """Wait until something is available; false when it is not within the limits.
 
         Args:
             work: of the request.
             pin: the only pool it may go to.
             left_s: seconds left to the request.
+            lora: the adapter it asks for.
         """
         if not (self._elastic if pin is None else pin in self._elastic) or self.hold_s == 0:
             return False
@@ -49,7 +53,7 @@ class Holding:
         try:
             async with asyncio.timeout(min(self.hold_s, left_s())):
                 # Polled, as what it looks at is polled too.
-                while not self._available(pin):  # noqa: ASYNC110
+                while not self._available(pin, lora):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             return False

@@ -76,8 +76,9 @@ def route(
     limits: WaitLimits,
     left_s: float | None = None,
     failed: Collection[str] = (),
+    lora: str | None = None,
 ) -> Decision | Refusal:
-    """Choose the pool for one request.
+    """Choose the pool for one request, among those that have its LoRA adapter.
 
     A pinned request goes to its pool or nowhere. Others go to the pool that asks to be probed,
     to the one they stick to, or to the policy's first choice among those that keep the limits
@@ -93,18 +94,23 @@ def route(
         limits: on predicted waiting.
         left_s: seconds to the caller's deadline, if there is one.
         failed: names of pools that this request was tried on.
+        lora: the adapter it asks for.
     """
-    usable = in_rotation(pools, wishes.pin)
-    if not usable:
-        return unavailable(pools, wishes.pin)
-    candidates = without(failed, weigh(usable, work, limits, left_s))
-    if not any(one.fits for one in candidates):
-        return refusal(candidates, limits, left_s)
+    able = in_rotation(pools, wishes.pin, lora)
+    if not able:
+        return unavailable(pools, wishes.pin, lora)
+    weighed = weigh(able, work, limits, left_s)
+    if not any(one.fits for one in weighed):
+        return refusal(weighed, limits, left_s)
+    # Pools without the adapter stay in sight of the policy, whose books they are in.
+    others = [pool for pool in pools if pool.available and not pool.paints(lora)]
+    unfit = [one._replace(fits=False) for one in weigh(others, work, limits, left_s)]
+    candidates = without(failed, weighed + unfit)
     if wishes.pin is not None:
         return _decide(candidates[0], "retry" if failed else "pinned")
     if not failed:
         for pool in pools:
-            if pool.probe and pool.available:
+            if pool.probe and pool.available and pool.paints(lora):
                 total_s = predict(pool, work).total_s
                 # A probe that fails is painted elsewhere, which takes its time again.
                 if left_s is None or 2 * total_s <= left_s:
@@ -118,9 +124,13 @@ def route(
     return _decide(chosen, "retry" if failed else "policy")
 
 
-def in_rotation(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
+def in_rotation(
+    pools: Sequence[PoolSnapshot], pin: str | None, lora: str | None = None
+) -> list[PoolSnapshot]:
     """The pools that may be sent the request: those not held, else all that are available."""
-    available = [pool for pool in pools if pool.available and pin in (None, pool.name)]
+    available = [
+        pool for pool in pools if pool.available and pin in (None, pool.name) and pool.paints(lora)
+    ]
     return [pool for pool in available if not pool.held] or available
 
 
@@ -173,14 +183,16 @@ def refusal(candidates: Sequence[Candidate], limits: WaitLimits, left_s: float |
     )
 
 
-def unavailable(pools: Sequence[PoolSnapshot], pin: str | None) -> Refusal:
-    """No pool, or not the pinned one, has a replica."""
+def unavailable(pools: Sequence[PoolSnapshot], pin: str | None, lora: str | None = None) -> Refusal:
+    """No pool that may paint this, or not the pinned one, has a replica."""
     whys = [
         f"{pool.name}: {pool.why_unavailable}"
         for pool in pools
-        if not pool.available and pin in (None, pool.name)
+        if not pool.available and pin in (None, pool.name) and pool.paints(lora)
     ]
     which = f"pool {pin!r} is not available" if pin is not None else "no pool is available"
+    if lora is not None and pin is None:
+        which = f"no pool with the LoRA adapter {lora!r} is available"
     return Refusal(
         code="unavailable",
         message=f"{which} ({'; '.join(whys)})",

@@ -71,6 +71,8 @@ class PoolSnapshot:
         correction: how many times longer than predicted requests take of late.
         observed: latency of late; ``None`` without enough answers.
         held: whether its circuit breaker keeps requests away.
+        loras: names of the LoRA adapters it has.
+        lora_fused: its one adapter is part of its every picture.
         probe: whether it waits for one request to show that it works again.
     """
 
@@ -88,6 +90,8 @@ class PoolSnapshot:
     observed: Observed | None = None
     held: bool = False
     probe: bool = False
+    loras: tuple[str, ...] = ()
+    lora_fused: bool = False
 
     @property
     def ready(self) -> int:
@@ -98,6 +102,10 @@ class PoolSnapshot:
     def available(self) -> bool:
         """Whether the pool may be sent a request."""
         return self.state.ready > 0
+
+    def paints(self, lora: str | None) -> bool:
+        """Whether it can paint with this adapter, or with none."""
+        return not self.lora_fused if lora is None else lora in self.loras
 
     @property
     def gone(self) -> bool:
