@@ -34,6 +34,7 @@ class BucketedBackend(PipelineBackend):
         device: of the model.
         dtype: of the model.
         most_rows: rows of the largest bucket, if they fit the memory.
+        bucket_rows: the buckets, where not 1, 2, 4, …
         deterministic: one bucket of exactly ``most_rows``, pictures decoded one by one.
         sizes: picture sizes (width, height) to compile for; empty for the model's own.
         memory: of the device.
@@ -57,6 +58,7 @@ class BucketedBackend(PipelineBackend):
         record: Record | None = None,
         read: Callable[[], None] = lambda: None,
         adapters: Adapters | None = None,
+        bucket_rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             pipe,
@@ -92,7 +94,8 @@ class BucketedBackend(PipelineBackend):
                 f"max_rows: {most_rows} rows do not fit the device's memory ({room.rows} do), and"
                 " a deterministic pool always runs all of them: lower engine.max_rows"
             )
-        self.rows = Buckets([most_rows] if deterministic else doubling(room.rows), memory.release)
+        fitting = [rows for rows in bucket_rows or () if rows <= room.rows] or doubling(room.rows)
+        self.rows = Buckets([most_rows] if deterministic else fitting, memory.release)
         self.pictures = Buckets(doubling(room.pictures), memory.release)
         self._warm_up()
 
@@ -114,7 +117,8 @@ class BucketedBackend(PipelineBackend):
         self._pace.keep()
         return out
 
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """See ``PipelineBackend``; in the buckets of the decoder."""
         padded = self._fixed(latents)
 
         def run(first: int, count: int, size: int) -> torch.Tensor:

@@ -34,13 +34,7 @@ def create(options: ReplicaOptions) -> BucketedBackend:
         )
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
-    # TF32: what is left in float32 (SDXL's VAE in float16, a float32 pool) runs on tensor cores.
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    # Shapes are few and fixed: the fastest convolution is looked for once. What is looked for
-    # may differ from start to start, and with it the last bits.
-    torch.backends.cudnn.benchmark = not options.deterministic
-    torch.backends.cudnn.deterministic = options.deterministic
+    set_up_torch(options.deterministic)
     compiling = options.torch_compile != "off"
     pipe = load_pipeline(options.model_source, options.model_revision)
     return BucketedBackend(
@@ -61,3 +55,14 @@ def create(options: ReplicaOptions) -> BucketedBackend:
 def default_dtype(capability: tuple[int, int]) -> str:
     """The half precision that the GPU of this compute capability is made for."""
     return "bfloat16" if capability >= _BFLOAT16_SINCE else "float16"
+
+
+def set_up_torch(deterministic: bool) -> None:
+    """Choose kernels for this process."""
+    # TF32: what is left in float32 (SDXL's VAE in float16, a float32 pool) runs on tensor cores.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    # Shapes are few and fixed: the fastest convolution is looked for once. What is looked for
+    # may differ from start to start, and with it the last bits.
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic

@@ -128,7 +128,7 @@ class PipelineBackend:
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> Sequence[NDArray[np.uint8] | None]:
         """One VAE call; rounding as diffusers' image processor does it."""
-        pixels = self._decoded(latents.to(self.pipe.vae.dtype))
+        pixels = self.decode_latents(latents.to(self.pipe.vae.dtype))
         finite = torch.isfinite(pixels).flatten(1).all(1)
         shown = self.pipe.image_processor.postprocess(pixels.nan_to_num(), output_type="pt")
         # Rounded on the device: a quarter of the bytes to copy, and less for the host to do.
@@ -138,7 +138,8 @@ class PipelineBackend:
             array if good else None for array, good in zip(arrays, finite.tolist(), strict=True)
         ]
 
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """``[n, channels, h, w]`` latents to ``[n, 3, height, width]``, about -1 to 1."""
         return self.to_pixels(latents)
 
 

@@ -254,6 +254,7 @@ def test_every_bucket_is_warm_and_serving_compiles_nothing(
     assert (backend.facts.max_rows, backend.facts.decode_batch) == (2, 4)
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 5
+    torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen
 
     plain = make_backend(kind)
     # Image-to-image, mixed step counts and schedulers, and a size that is not compiled for.
@@ -392,6 +393,14 @@ def test_cuda_needs_a_gpu_and_chooses_its_half_precision() -> None:
         )
         with pytest.raises(RuntimeError, match=r"'gpu'.*CUDA build"):
             create(options)
+
+
+def test_inductor_knows_the_options() -> None:
+    assert inductor("off") is None
+    for how in ("default", "max-autotune"):
+        compile_it = inductor(how)  # type: ignore[arg-type]
+        assert compile_it is not None
+        compile_it(lambda x: x + 1)  # names are checked here
 
 
 @pytest.mark.slow

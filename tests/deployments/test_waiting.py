@@ -7,6 +7,7 @@ told by the operators that run.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -17,7 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployments.backends.base import DenoiseBatch
 from deployments.engine.job import Job
 from deployments.engine.trajectory import Trajectory, make_scheduler
-from deployments.engine.transfer import HostScalars, mark, own_queue, to_device
+from deployments.engine.transfer import (
+    HostScalars,
+    Pace,
+    SideQueue,
+    mark,
+    own_queue,
+    to_device,
+)
 from deployments.messages import SchedulerName
 from tests.deployments.harness import Bench, FakeBackend, ask
 from tests.deployments.test_oracle import NAMES
@@ -155,3 +163,58 @@ def test_devices_without_queues_need_no_marks() -> None:
     tensor = torch.ones(3)
     assert to_device(tensor, torch.device("cpu")) is tensor
     assert to_device(tensor, META).device == META
+
+
+class FakeEvent:
+    def __init__(self, waited: list[int], number: int) -> None:
+        self.waited, self.number = waited, number
+
+    def synchronize(self) -> None:
+        self.waited.append(self.number)
+
+
+def test_the_host_runs_one_step_ahead_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    made = itertools.count()
+    monkeypatch.setattr(
+        "deployments.engine.transfer.mark", lambda device: FakeEvent(waited, next(made))
+    )
+    pace = Pace(META)
+    seen = []
+    for _ in range(4):
+        pace.keep()
+        seen.append(list(waited))
+    assert seen == [[], [0], [0, 1], [0, 1, 2]]
+
+
+def test_what_is_prepared_beside_the_steps_is_there_when_handed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name, self.device = name, META
+
+        def synchronize(self) -> None:
+            log.append(f"wait {self.name}")
+
+    current = [Stream("main")]
+
+    class Kept:
+        def record_stream(self, stream: Stream) -> None:
+            log.append(f"keep for {stream.name}")
+
+    monkeypatch.setattr("deployments.engine.transfer._has_queues", lambda device: True)
+    monkeypatch.setattr(torch, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device=None: current[0])
+    monkeypatch.setattr(
+        torch.accelerator, "set_stream", lambda stream: current.__setitem__(0, stream)
+    )
+    queue = SideQueue(META)
+    tensor: Any = Kept()
+    with queue.use():
+        assert current[0].name == "side"
+        queue.hand_over(tensor, None)
+    assert current[0].name == "main"
+    assert log == ["keep for main", "wait side"]
