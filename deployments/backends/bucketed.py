@@ -160,13 +160,18 @@ class BucketedBackend(PipelineBackend):
 
 
 def _laid_out(batch: DenoiseBatch) -> Tensors:
-    """The UNet's inputs, laid out in memory the one way that graphs are made for."""
+    """The UNet's inputs in the one form that graphs are made for."""
     latents, *others = unet_inputs(batch)
     return (
         None if latents is None else _last(latents),
-        *(None if x is None else x.contiguous() for x in others),
+        *(None if x is None else _plain(x.contiguous()) for x in others),
     )
 
 
 def _last(latents: torch.Tensor) -> torch.Tensor:
-    return latents.contiguous(memory_format=torch.channels_last)
+    return _plain(latents.contiguous(memory_format=torch.channels_last))
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    """As made in inference mode: to torch.compile another tensor is another kind of input."""
+    return x if x.is_inference() else x.clone()

@@ -255,6 +255,7 @@ def test_every_bucket_is_warm_and_serving_compiles_nothing(
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 5
     torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen
+    measure_step_costs(backend, 16, 16, 2)
 
     plain = make_backend(kind)
     # Image-to-image, mixed step counts and schedulers, and a size that is not compiled for.
