@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import deployments.startup
-from deployments.startup import Timeline, export_startup, recording, stage
+from deployments.startup import recording, stage
 
 
 @pytest.fixture
@@ -52,26 +52,3 @@ def test_nothing_is_recorded_outside(clock: list[float]) -> None:
     with stage("load"):
         clock[0] += 1
     assert timeline.seconds == {}
-
-
-def test_stages_are_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.serve import metrics
-
-    told = {}
-
-    class Gauge:
-        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
-            self.name, self.keys = name, tag_keys
-
-        def set(self, value: float, tags: dict[str, str]) -> None:
-            assert tuple(tags) == self.keys
-            told[self.name, *tags.values()] = value
-
-    monkeypatch.setattr(metrics, "Gauge", Gauge)
-    timeline = Timeline()
-    timeline.seconds = {"load": 1.5, "warm_up": 2.5}
-    export_startup("gpu", timeline)
-    assert told == {
-        ("imagine_startup_seconds", "gpu", "load"): 1.5,
-        ("imagine_startup_seconds", "gpu", "warm_up"): 2.5,
-    }
