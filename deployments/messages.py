@@ -32,6 +32,7 @@ class ImageRequest:
         guidance_scale: classifier-free guidance; at most 1 means unguided (one row).
         seed: 0…2**32-1; the seed alone decides the noise.
         scheduler: ``"default"`` is the model's own scheduler.
+        lora: the adapter to paint with, or ``None``.
         init_rgb: image-to-image only: ``height*width*3`` raw RGB bytes.
         strength: image-to-image only: 0 < strength <= 1.
         mask: inpainting only: ``height*width`` bytes, 255 where ``init_rgb`` is repainted and 0
@@ -51,6 +52,7 @@ class ImageRequest:
     guidance_scale: float
     seed: int
     scheduler: SchedulerName = "default"
+    lora: str | None = None
     init_rgb: bytes | None = None
     strength: float | None = None
     mask: bytes | None = None

@@ -11,6 +11,9 @@ DType = Literal["float32", "bfloat16", "float16"]
 Admission = Literal["deadline", "shortest"]
 Fallback = Literal["refuse", "jit"]
 Load = Literal["graphs", "cache"]
+TorchCompile = Literal["off", "default", "max-autotune"]
+# Width and height in pixels.
+Size = tuple[int, int]
 
 
 class ArtifactOptions(BaseModel):
@@ -33,6 +36,26 @@ class ArtifactOptions(BaseModel):
     fallback: Fallback = "refuse"
 
 
+class LoraOptions(BaseModel):
+    """One LoRA adapter.
+
+    Attributes:
+        name: what requests call it.
+        source: a local folder or a Hugging Face repository id.
+        revision: commit or tag; required for a repository.
+        weight_name: its safetensors file; ``None`` for a folder that holds only one.
+        scale: factor of its effect.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    source: str
+    revision: str | None = None
+    weight_name: str | None = None
+    scale: float = 1.0
+
+
 class ReplicaOptions(BaseModel):
     """Everything a replica needs to build its backend and engine.
 
@@ -50,10 +73,19 @@ class ReplicaOptions(BaseModel):
         admission: which waiting picture gets the next slot.
         hang_after_s: a step longer than this (and than ten of the calibration's longest) means that
             the device hangs: the replica reports unhealthy and is replaced.
-        artifact: compiled graphs to run; ``None``: the backend does without.
+        artifact: compiled graphs to run, in the place of whatever the backend itself would compile;
+            ``None``: the backend does as it does.
         safety_source: folder or Hugging Face id of the safety checker that every picture must pass;
             ``None`` for none.
         safety_revision: as ``model_revision``.
+        torch_compile: framework ``cuda`` without ``artifact``, as the next two: compile the UNet
+            and the VAE's decoder for every batch size before the replica is ready;
+            ``max-autotune`` tries kernels out for minutes more.
+        compiled_sizes: picture sizes (width, height) to compile for; empty for the model's own.
+            Others run uncompiled.
+        cuda_graphs: record batch sizes as CUDA graphs where that is faster.
+        loras: adapters to load.
+        fuse_lora: make the one adapter part of the weights, else each picture chooses.
         emulated_step_s: framework ``emulated``: seconds that one denoising step takes.
     """
 
@@ -74,4 +106,9 @@ class ReplicaOptions(BaseModel):
     artifact: ArtifactOptions | None = None
     safety_source: str | None = None
     safety_revision: str | None = None
+    torch_compile: TorchCompile = "default"
+    compiled_sizes: tuple[Size, ...] = ()
+    cuda_graphs: bool = True
+    loras: tuple[LoraOptions, ...] = ()
+    fuse_lora: bool = False
     emulated_step_s: float | None = Field(default=None, gt=0)

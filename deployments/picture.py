@@ -56,6 +56,8 @@ def recipe(request: ImageRequest, model: str, revision: str) -> dict[str, object
     }
     if request.strength is not None:
         fields["strength"] = request.strength
+    if request.lora is not None:
+        fields["lora"] = request.lora
     return fields | {"model": model, "model_revision": revision}
 
 

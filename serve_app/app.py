@@ -8,7 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments.options import ArtifactOptions, ReplicaOptions
+from deployments.options import ArtifactOptions, LoraOptions, ReplicaOptions
 from deployments.replica import PoolReplica
 from serve_app.ingress import Ingress
 from serve_app.settings import INGRESS, PoolSettings, Settings
@@ -85,6 +85,10 @@ def replica_options(name: str, pool: PoolSettings, settings: Settings) -> Replic
         safety_source=None if settings.safety is None else settings.safety.source,
         safety_revision=None if settings.safety is None else settings.safety.revision,
         emulated_step_s=None if pool.emulation is None else pool.emulation.step_s,
+        loras=tuple(
+            LoraOptions(name=name, **lora.model_dump()) for name, lora in pool.loras.items()
+        ),
+        fuse_lora=pool.fuse_lora,
         **engine,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -17,32 +17,33 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.options import Admission, DType, Fallback, Framework, Load
+from deployments.options import Admission, DType, Fallback, Framework, Load, TorchCompile
 from serve_app.access.settings import AccessSettings
 from serve_app.telemetry.settings import TelemetrySettings
 from serve_app.validation import Strict, parse
 
 Drain = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+Side = Annotated[int, Field(strict=True, ge=8, le=8192)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 EMBEDDED = "embedded"
 INGRESS = "Ingress"
 # Ray's own name for what it assigns by NEURON_RT_VISIBLE_CORES.
 NEURON_CORES = "neuron_cores"
+_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _POOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RESERVED_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
 
-class ModelSettings(Strict):
-    """Which model every pool paints with.
+class Sourced(Strict):
+    """Something with weights.
 
     Attributes:
-        source: ``"embedded"``, a local folder (absolute, or starting with ``.`` or ``~``), or a
-            Hugging Face hub id such as ``"stabilityai/sd-turbo"``.
+        source: where they are.
         revision: hub commit, tag or branch; required for a hub id, refused otherwise.
     """
 
-    source: str = Field(default=EMBEDDED, min_length=1)
+    source: str = Field(min_length=1)
     revision: str | None = Field(default=None, min_length=1)
 
     @property
@@ -55,7 +56,7 @@ class ModelSettings(Strict):
         return "hub"
 
     @model_validator(mode="after")
-    def _revision_matches_source(self) -> ModelSettings:
+    def _revision_matches_source(self) -> Self:
         if self.kind == "hub" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.source):
             raise ValueError(
                 f"source {self.source!r} is not 'embedded', an existing folder or a hub id"
@@ -75,7 +76,18 @@ class ModelSettings(Strict):
         return self
 
 
-class SafetySettings(ModelSettings):
+class ModelSettings(Sourced):
+    """Which model every pool paints with.
+
+    Attributes:
+        source: ``"embedded"``, a local folder (absolute, or starting with ``.`` or ``~``), or a
+            Hugging Face hub id such as ``"stabilityai/sd-turbo"``.
+    """
+
+    source: str = Field(default=EMBEDDED, min_length=1)
+
+
+class SafetySettings(Sourced):
     """The checker that every picture must pass: a ``StableDiffusionSafetyChecker``.
 
     Attributes:
@@ -85,14 +97,47 @@ class SafetySettings(ModelSettings):
         revision: as of the model.
     """
 
-    source: str = Field(min_length=1)
-
     @field_validator("source")
     @classmethod
     def _is_elsewhere(cls, value: str) -> str:
         if value == EMBEDDED:
             raise ValueError("the embedded model has no checker; name a folder or a hub id")
         return value
+
+
+class LoraSettings(Sourced):
+    """A LoRA adapter for the model.
+
+    Attributes:
+        source: a local folder or a Hugging Face hub id.
+        weight_name: its safetensors file there; may be left out for a folder that holds one.
+        scale: how strongly it takes effect.
+    """
+
+    weight_name: str | None = Field(default=None, min_length=1)
+    scale: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+
+    @field_validator("source")
+    @classmethod
+    def _not_embedded(cls, value: str) -> str:
+        if value == EMBEDDED:
+            raise ValueError("there is no embedded adapter: a folder or a hub id is needed")
+        return value
+
+    @field_validator("weight_name")
+    @classmethod
+    def _safetensors(cls, value: str | None) -> str | None:
+        if value is not None and not value.endswith(".safetensors"):
+            raise ValueError(f"{value!r} is not a .safetensors file; nothing else is ever read")
+        return value
+
+    @model_validator(mode="after")
+    def _file_of_a_repository(self) -> LoraSettings:
+        if self.kind == "hub" and self.weight_name is None:
+            raise ValueError(
+                f"weight_name is required for the hub id {self.source!r}: name the file"
+            )
+        return self
 
 
 class ResourceSettings(Strict):
@@ -149,6 +194,10 @@ class EngineSettings(Strict):
         deterministic: fixed padded batch, so that a picture is bit-equal whatever shares it.
         admission: which waiting request enters next.
         hang_after_s: a step that takes this many seconds has the replica replaced.
+        torch_compile: ``"off"``, ``"default"`` or ``"max-autotune"``. This and the next two are for
+            pools of framework ``cuda`` without ``artifact``, which compile when they start.
+        compiled_sizes: ``[width, height]`` of the pictures to compile for.
+        cuda_graphs: record batch sizes as CUDA graphs where that pays.
     """
 
     dtype: DType | None = None
@@ -158,6 +207,9 @@ class EngineSettings(Strict):
     deterministic: bool = False
     admission: Admission = "deadline"
     hang_after_s: float = Field(default=60, gt=0, le=86_400, allow_inf_nan=False)
+    torch_compile: TorchCompile = "default"
+    compiled_sizes: tuple[tuple[Side, Side], ...] = Field(default=(), max_length=16)
+    cuda_graphs: bool = True
 
 
 class EmulationSettings(Strict):
@@ -235,7 +287,12 @@ class PoolSettings(Strict):
         drain_s: seconds that a replica being stopped has to finish its requests; what is cut off
             is painted elsewhere, if there is another pool.
         engine: the engine's settings.
-        artifact: compiled graphs to run; when absent, the backend does without.
+        artifact: compiled graphs to run; when absent, a pool of framework ``cuda`` compiles as its
+            engine's settings say, and others run uncompiled.
+        loras: LoRA adapters by the name that requests give; each picture chooses one or none. Not
+            for framework ``neuron``, whose graphs have their weights compiled in.
+        fuse_lora: the pool's one adapter is part of its every picture. Costs no time a step, and
+            goes with ``artifact``, as its graphs take the weights of the loaded model.
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
@@ -250,6 +307,8 @@ class PoolSettings(Strict):
     drain_s: Drain = 5
     engine: EngineSettings = Field(default_factory=EngineSettings)
     artifact: ArtifactSettings | None = None
+    loras: dict[str, LoraSettings] = Field(default_factory=dict, max_length=64)
+    fuse_lora: bool = False
     emulation: EmulationSettings | None = None
     elastic: ElasticSettings | None = None
 
@@ -258,6 +317,10 @@ class PoolSettings(Strict):
         """The accelerator as people are shown it: an emulated one says so."""
         emulated = self.framework == "emulated"
         return f"{self.accelerator} (emulated)" if emulated else self.accelerator
+
+    def has(self, lora: str | None) -> bool:
+        """Whether it can paint with this LoRA adapter, or without one."""
+        return not self.fuse_lora if lora is None else lora in self.loras
 
     @property
     def lacks(self) -> str:
@@ -279,6 +342,48 @@ class PoolSettings(Strict):
             raise ValueError(
                 f"framework {self.framework!r} {'needs' if self.emulation is None else 'takes no'}"
                 " emulation; it goes with framework 'emulated' only"
+            )
+        return self
+
+    @field_validator("loras")
+    @classmethod
+    def _lora_names(cls, value: dict[str, LoraSettings]) -> dict[str, LoraSettings]:
+        for name in value:
+            if not _LORA_NAME.fullmatch(name):
+                raise ValueError(
+                    f"the adapter name {name!r} is not letters, digits, '_' and '-', at most 63"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _fused_alone(self) -> PoolSettings:
+        if self.fuse_lora and len(self.loras) != 1:
+            raise ValueError(f"fuse_lora goes with one adapter; loras has {len(self.loras)}")
+        if self.framework == "neuron" and self.loras:
+            raise ValueError(
+                "loras are not for framework 'neuron', whose graphs have their weights compiled"
+                " in: fuse the adapter into the model, compile that, and serve it as the model"
+            )
+        if self.artifact is not None and self.loras and not self.fuse_lora:
+            raise ValueError(
+                "loras: an artifact's graphs have no place for adapters that pictures choose: one"
+                " adapter and fuse_lora: true, or no artifact"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_once(self) -> PoolSettings:
+        plain = EngineSettings()
+        names = ("torch_compile", "compiled_sizes", "cuda_graphs")
+        told = [name for name in names if getattr(self.engine, name) != getattr(plain, name)]
+        if told and self.framework != "cuda":
+            raise ValueError(
+                f"engine.{told[0]} is for framework 'cuda', not {self.framework!r}: leave it out"
+            )
+        if told and self.artifact is not None:
+            raise ValueError(
+                f"engine.{told[0]} has no effect beside artifact, whose graphs run instead: leave"
+                " out one of them"
             )
         return self
 
@@ -408,6 +513,24 @@ class Settings(Strict):
             if name.lower() == INGRESS.lower():
                 raise ValueError(f"the pool name {name!r} is taken by the ingress deployment")
         return value
+
+    @model_validator(mode="after")
+    def _one_meaning_for_each_adapter(self) -> Settings:
+        seen: dict[str, tuple[str, LoraSettings]] = {}
+        for name, pool in self.pools.items():
+            for lora, told in pool.loras.items():
+                other, before = seen.setdefault(lora, (name, told))
+                if before != told:
+                    raise ValueError(
+                        f"the adapter {lora!r} of pools {other!r} and {name!r} differs: a picture"
+                        " must not depend on the pool that paints it; give one another name"
+                    )
+        return self
+
+    @property
+    def loras(self) -> list[str]:
+        """Every declared adapter, by name."""
+        return sorted({lora for pool in self.pools.values() for lora in pool.loras})
 
     @classmethod
     def parse(cls, raw: Any) -> Settings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +38,7 @@ class DenoiseBatch:
         pooled: ``[rows, dim]`` for SDXL.
         time_ids: ``[rows, 6]`` for SDXL (original size, crop, target size).
         timestep_cond: ``[rows, dim]`` for guidance-distilled UNets.
+        adapters: ``[rows]`` int64, each row's LoRA adapter (0: none); ``None``: no row has any.
     """
 
     latents: torch.Tensor
@@ -46,6 +47,13 @@ class DenoiseBatch:
     pooled: torch.Tensor | None = None
     time_ids: torch.Tensor | None = None
     timestep_cond: torch.Tensor | None = None
+    adapters: torch.Tensor | None = None
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> DenoiseBatch:
+        """The batch with ``change`` made to each of its tensors."""
+        present = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {k: change(x) for k, x in present.items() if x is not None}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,9 @@ class BackendFacts:
         sizes: the only picture sizes (width, height) in pixels, or ``None`` for any.
         mask_conditioned: an inpainting UNet, which also sees the mask and the latent of the masked
             picture.
+        max_rows: most rows that fit the device, or ``None`` where nobody looked.
+        loras: adapters that a request may choose; the k-th (from 1) has index k.
+        fused_lora: the adapter that is part of every picture, if one is.
     """
 
     device: str
@@ -84,6 +95,9 @@ class BackendFacts:
     accelerator: str | None = None
     sizes: tuple[tuple[int, int], ...] | None = None
     mask_conditioned: bool = False
+    max_rows: int | None = None
+    loras: tuple[str, ...] = ()
+    fused_lora: str | None = None
 
     @property
     def input_channels(self) -> int:
@@ -96,8 +110,8 @@ class Backend(Protocol):
 
     facts: BackendFacts
 
-    def encode_prompt(self, text: str) -> TextEmbedding:
-        """Encode one text."""
+    def encode_prompt(self, text: str, lora: str | None = None) -> TextEmbedding:
+        """Encode one text, with the text encoders' part of an adapter of ``facts.loras``."""
         ...
 
     def encode_image(

@@ -12,6 +12,7 @@ import torch
 from deployments.backends.packaged import GraphSource
 from deployments.backends.pipeline import PipelineBackend
 from deployments.engine.calibration import LONG_STEP_MS, time_rows
+from deployments.lora.loading import add_adapters
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 from deployments.startup import stage
@@ -30,13 +31,15 @@ def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> Pipeli
     """
     torch.set_num_threads(options.threads or usable_cores())
     dtype = getattr(torch, options.dtype or "float32")
+    pipe = load_pipeline(options.model_source, options.model_revision)
     backend = PipelineBackend(
-        load_pipeline(options.model_source, options.model_revision),
+        pipe,
         device=torch.device("cpu"),
         dtype=dtype,
         fixed_rows=options.max_rows if options.deterministic else None,
         decode_batch=1 if options.deterministic else DECODE_BATCH,
         overlap_decode=False,
+        adapters=add_adapters(pipe, options.loras, options.fuse_lora),
     )
     if graphs is not None:
         graphs.attach(backend)

@@ -32,9 +32,9 @@ class EmulatedBackend:
         self._step_s = step_s
         self.facts = inner.facts
 
-    def encode_prompt(self, text: str) -> TextEmbedding:
+    def encode_prompt(self, text: str, lora: str | None = None) -> TextEmbedding:
         """See ``Backend``."""
-        return self._inner.encode_prompt(text)
+        return self._inner.encode_prompt(text, lora)
 
     def encode_image(
         self,

@@ -8,8 +8,9 @@ import torch
 
 from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
 from deployments.engine.job import Job
+from deployments.engine.transfer import to_device
 
-# A scaled sample ``[1, channels, h, w]`` and its timestep.
+# A scaled sample ``[1, channels, h, w]`` and its timestep, a scalar on the host.
 ModelInput = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -44,31 +45,28 @@ def gather(jobs: Sequence[Job], inputs: Sequence[ModelInput]) -> DenoiseBatch:
         texts.append(job.text.positive)
     return DenoiseBatch(
         latents=torch.cat(samples),
-        timesteps=torch.stack(times),
+        timesteps=to_device(torch.stack(times), samples[0].device),
         hidden=torch.cat([text.hidden for text in texts]),
         pooled=_cat([text.pooled for text in texts]),
         time_ids=_cat([job.text.time_ids for job in jobs for _ in range(job.rows)]),
         timestep_cond=_cat([job.text.timestep_cond for job in jobs for _ in range(job.rows)]),
+        adapters=_cat([job.text.adapter for job in jobs for _ in range(job.rows)])
+        if any(job.request.lora for job in jobs)
+        else None,
     )
 
 
 def pad(batch: DenoiseBatch, rows: int | None) -> DenoiseBatch:
     """Fill idle rows with zeros, as a statically shaped graph needs."""
-    missing = 0 if rows is None else rows - batch.latents.shape[0]
-    if missing <= 0:
+    if rows is None or rows <= batch.latents.shape[0]:
         return batch
+    return batch.each(lambda x: pad_rows(x, rows))
 
-    def fill(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
-    return DenoiseBatch(
-        latents=fill(batch.latents),
-        timesteps=fill(batch.timesteps),
-        hidden=fill(batch.hidden),
-        pooled=None if batch.pooled is None else fill(batch.pooled),
-        time_ids=None if batch.time_ids is None else fill(batch.time_ids),
-        timestep_cond=None if batch.timestep_cond is None else fill(batch.timestep_cond),
-    )
+def pad_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """``x`` with rows of zeros behind, up to ``rows``."""
+    missing = rows - x.shape[0]
+    return x if missing <= 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
 def combine(prediction: torch.Tensor, guidance: float) -> torch.Tensor:

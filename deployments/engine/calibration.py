@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from deployments.backends.base import Backend, DenoiseBatch, TextEmbedding
+from deployments.backends.base import Backend, BackendFacts, DenoiseBatch, TextEmbedding
 
 # A larger batch must cut the cost per row by at least this much to be worth the longer step.
 WORTHWHILE_GAIN = 0.01
@@ -46,6 +46,7 @@ def _measure(backend: Backend, height: int, width: int, max_rows: int) -> dict[i
         return {rows: time_rows(backend, text, height, width, rows)}
     costs: dict[int, float] = {}
     rows = 1
+    max_rows = min(max_rows, backend.facts.max_rows or max_rows)
     while rows <= max_rows:
         costs[rows] = time_rows(backend, text, height, width, rows)
         if rows >= 4 and costs[rows] > LONG_STEP_MS and not _pays(costs, rows, rows // 2):
@@ -72,13 +73,14 @@ def _pays(costs: dict[int, float], rows: int, than: int) -> bool:
     return costs[rows] / rows < (1 - WORTHWHILE_GAIN) * costs[than] / than
 
 
-def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:
-    """Milliseconds of one UNet call with so many rows of this size, the best of a few."""
-    facts = backend.facts
+def blank_batch(
+    facts: BackendFacts, text: TextEmbedding, height: int, width: int, rows: int
+) -> DenoiseBatch:
+    """So many rows of pictures of this size in pixels, with which to try a step out."""
     cell = facts.scale_factor
     device = torch.device(facts.device)
     shape = (rows, facts.input_channels, height // cell, width // cell)
-    batch = DenoiseBatch(
+    return DenoiseBatch(
         latents=torch.zeros(shape, dtype=facts.dtype, device=device),
         timesteps=torch.full((rows,), 500.0, device=device),
         hidden=text.hidden.repeat(rows, 1, 1),
@@ -91,7 +93,13 @@ def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, ro
         )
         if facts.guidance_embedding_dim is not None
         else None,
+        adapters=torch.zeros(rows, dtype=torch.long, device=device) if facts.loras else None,
     )
+
+
+def time_rows(backend: Backend, text: TextEmbedding, height: int, width: int, rows: int) -> float:
+    """Milliseconds of one UNet call with so many rows of this size, the best of a few."""
+    batch = blank_batch(backend.facts, text, height, width, rows)
     best = float("inf")
     for call in range(REPEATS + 1):
         begin = time.perf_counter()

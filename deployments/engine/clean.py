@@ -24,17 +24,18 @@ def predict_clean(
         scheduler: before its step from this sample.
         prediction: of the model, guided, ``[1, channels, h, w]``.
         sample: ``[1, channels, h, w]``.
-        timestep: that the prediction is for.
+        timestep: that the prediction is for, on the host; so is the noise level, mostly: taken to
+            the device it would have the host wait.
         index: of the timestep among all of the scheduler's.
     """
     if getattr(scheduler, "sigmas", None) is not None and hasattr(scheduler, "step_index"):
-        ratio = scheduler.sigmas[index].to(sample.device, torch.float32)
+        ratio = scheduler.sigmas[index].to(torch.float32)
         alpha = 1 / (ratio**2 + 1) ** 0.5
         sigma = ratio * alpha
         if isinstance(scheduler, VARIANCE_EXPLODING):
             sample = sample * alpha
     else:
-        kept = scheduler.alphas_cumprod[int(timestep)].to(sample.device, torch.float32)
+        kept = scheduler.alphas_cumprod[int(timestep)].to(torch.float32)
         alpha, sigma = kept**0.5, (1 - kept) ** 0.5
     kind = scheduler.config.prediction_type
     sample, prediction = sample.float(), prediction.float()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deployments.backends.base import Backend
 from deployments.engine.job import Job
+from deployments.engine.transfer import mark, own_queue
 
 # Finishers wait at most this many steps for company that is due by then: decoding each at once
 # costs a tenth of the capacity (benchmarks/decoding.md).
@@ -54,8 +55,14 @@ class Decoder:
         self._defer_steps = defer_steps
         self._reference_pixels = reference_pixels
         self._queue: deque[tuple[Job, int]] = deque()
+        self._device = torch.device(backend.facts.device)
         self._tick = 0
-        self._beside = ThreadPoolExecutor(1, "decode") if backend.facts.overlap_decode else None
+        self._beside = (
+            # Its own queue on the device, so that decoding runs beside the steps there too.
+            ThreadPoolExecutor(1, "decode", initializer=own_queue, initargs=(self._device,))
+            if backend.facts.overlap_decode
+            else None
+        )
         self._running: deque[tuple[Future[None], list[Job]]] = deque()
         self.running_since: float | None = None
 
@@ -84,7 +91,9 @@ class Decoder:
             return
         while self._due(soonest):
             jobs = self._take()
-            self._running.append((self._beside.submit(self._run, jobs), jobs))
+            # What the steps have queued by now is what these latents come from.
+            ready = mark(self._device)
+            self._running.append((self._beside.submit(self._run, jobs, ready), jobs))
             soonest = soonest or 0  # as above
         self._collect(idle=soonest is None)
 
@@ -141,10 +150,12 @@ class Decoder:
         self._queue = rest
         return taken
 
-    def _run(self, jobs: Sequence[Job]) -> None:
+    def _run(self, jobs: Sequence[Job], ready: torch.Event | None = None) -> None:
         self.running_since = time.monotonic()
         try:
-            self._decode(jobs)
+            if ready is not None:
+                ready.wait()
+            self._decode(self._finite(jobs))
         except Exception as error:
             for job in jobs:  # no effect on those that have their answer
                 job.fail("device_error", f"decoding failed: {error}", retryable=True)
@@ -152,8 +163,23 @@ class Decoder:
         finally:
             self.running_since = None
 
+    @torch.inference_mode()
+    def _finite(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs whose latents are numbers; the others fail alone.
+
+        Looked at here and not between the steps: reading a value waits for the device, and is
+        where one that works asynchronously tells of errors.
+        """
+        found = torch.stack([torch.isfinite(job.path.latents).all() for job in jobs]).tolist()
+        for job, finite in zip(jobs, found, strict=True):
+            if not finite:
+                job.fail("generation_failed", "the picture's latents are not finite (NaN)")
+        return [job for job, finite in zip(jobs, found, strict=True) if finite]
+
     def _decode(self, jobs: Sequence[Job]) -> None:
         """In one call; where memory is short, in several. What does not fit alone fails alone."""
+        if not jobs:
+            return
         try:
             pictures = self._backend.decode(torch.cat([job.path.latents for job in jobs]))
         except torch.OutOfMemoryError as error:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.backends.base import BackendFacts
+from deployments.engine.noising import add_noise
 from deployments.messages import ImageRequest
 
 
@@ -40,7 +41,7 @@ class Kept:
             noise: what the request started from, ``[1, channels, h, w]``.
             due: the next timestep, ``[1]``; empty after the last.
         """
-        kept = scheduler.add_noise(self.latents, noise, due) if len(due) else self.latents
+        kept = add_noise(scheduler, self.latents, noise, due) if len(due) else self.latents
         return (1 - self.mask) * kept + self.mask * latents
 
     def over(self, clean: torch.Tensor) -> torch.Tensor:

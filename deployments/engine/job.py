@@ -24,17 +24,34 @@ Answer = ImageResult | ImageFailure
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """The text side of a guided (two rows) or unguided (one row) request."""
+    """The text side of a guided (two rows) or unguided (one row) request.
+
+    Attributes:
+        adapter: ``[1]`` int64, the LoRA adapter's index (0: none), where there is a choice.
+    """
 
     positive: TextEmbedding
     negative: TextEmbedding | None
     time_ids: torch.Tensor | None
     timestep_cond: torch.Tensor | None
+    adapter: torch.Tensor | None = None
 
     @property
     def truncated(self) -> bool:
         """Whether a text was longer than its encoder's window."""
         return self.positive.truncated or (self.negative is not None and self.negative.truncated)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """All that is on the device."""
+        texts = (self.positive, self.negative)
+        return (
+            *(text.hidden for text in texts if text is not None),
+            *(text.pooled for text in texts if text is not None),
+            self.time_ids,
+            self.timestep_cond,
+            self.adapter,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,8 @@ from deployments.backends.base import Backend, TextEmbedding
 from deployments.engine.inpainting import Kept, read_mask, to_cells
 from deployments.engine.job import Conditioning, Job
 from deployments.engine.previews import preview_steps
-from deployments.engine.trajectory import Trajectory, make_scheduler
+from deployments.engine.trajectory import RefusedRequestError, Trajectory, make_scheduler
+from deployments.engine.transfer import SideQueue
 from deployments.messages import ImageRequest
 
 # 80 MB of SDXL's embeddings in single precision.
@@ -26,7 +27,8 @@ class Preparation:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str | None], TextEmbedding] = OrderedDict()
+        self._queue = SideQueue(torch.device(backend.facts.device))
 
     @torch.inference_mode()
     def prepare(self, job: Job) -> None:
@@ -36,24 +38,31 @@ class Preparation:
             RefusedRequestError: the scheduler refuses the request's numbers.
         """
         begin = time.monotonic()
+        with self._queue.use():
+            self._fill(job)
+            self._queue.hand_over(*job.path.tensors, *job.text.tensors)
+        # Megabytes that nobody needs any more.
+        job.request = replace(job.request, init_rgb=None, mask=None)
+        job.prepared = time.monotonic()
+        job.encode_ms = (job.prepared - begin) * 1000
+
+    def _fill(self, job: Job) -> None:
         request, facts = job.request, self.backend.facts
         distilled = facts.guidance_embedding_dim is not None
         guided = request.guidance_scale > 1 and not distilled
+        lora = self._lora(request)
         job.conditioning = Conditioning(
-            positive=self._encode(request.prompt),
-            negative=self._negative(request) if guided else None,
+            positive=self._encode(request.prompt, lora),
+            negative=self._negative(request, lora) if guided else None,
             time_ids=self._time_ids(request) if facts.size_conditioned else None,
             timestep_cond=self._guidance_embedding(request) if distilled else None,
+            adapter=self._adapter(lora) if facts.loras else None,
         )
         # Noise is drawn on the CPU, so that a retry on other hardware starts from the same latents.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         job.trajectory = self._trajectory(request, generator)
         if job.watch is not None:
             job.preview_steps = preview_steps(job.path.remaining, request.previews)
-        # Megabytes that nobody needs any more.
-        job.request = replace(request, init_rgb=None, mask=None)
-        job.prepared = time.monotonic()
-        job.encode_ms = (job.prepared - begin) * 1000
 
     def _trajectory(self, request: ImageRequest, generator: torch.Generator) -> Trajectory:
         """The order of draws is that of diffusers' pipelines: picture, noise, masked picture."""
@@ -105,20 +114,37 @@ class Preparation:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def _encode(self, text: str) -> TextEmbedding:
-        if text in self._cache:
-            self._cache.move_to_end(text)
-            return self._cache[text]
-        embedding = self.backend.encode_prompt(text)
+    def _lora(self, request: ImageRequest) -> str | None:
+        """The adapter to choose for the request; ``None`` for none, or the one in the weights."""
+        facts = self.backend.facts
+        if request.lora == facts.fused_lora:
+            return None
+        if facts.fused_lora is not None or request.lora not in (None, *facts.loras):
+            has = facts.fused_lora or ", ".join(facts.loras) or "none"
+            raise RefusedRequestError(f"lora: {request.lora!r} is not here; this replica has {has}")
+        return request.lora
+
+    def _adapter(self, lora: str | None) -> torch.Tensor:
+        facts = self.backend.facts
+        number = 0 if lora is None else facts.loras.index(lora) + 1
+        return torch.tensor([number], device=facts.device)
+
+    def _encode(self, text: str, lora: str | None = None) -> TextEmbedding:
+        key = (text, lora)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        # Not every backend takes adapters.
+        embedding = self.backend.encode_prompt(*(key if lora is not None else (text,)))
         if not bool(torch.isfinite(embedding.hidden).all()):
             return embedding  # fails this request, but not all that will ask the same
-        self._cache[text] = embedding
+        self._cache[key] = embedding
         if len(self._cache) > PROMPT_CACHE_ENTRIES:
             self._cache.popitem(last=False)
         return embedding
 
-    def _negative(self, request: ImageRequest) -> TextEmbedding:
-        encoded = self._encode(request.negative_prompt)
+    def _negative(self, request: ImageRequest, lora: str | None) -> TextEmbedding:
+        encoded = self._encode(request.negative_prompt, lora)
         if request.negative_prompt or not self.backend.facts.zero_empty_negative:
             return encoded
         pooled = None if encoded.pooled is None else torch.zeros_like(encoded.pooled)

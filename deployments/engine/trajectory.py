@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from deployments.engine.clean import predict_clean
 from deployments.engine.inpainting import Kept
+from deployments.engine.noising import add_noise
+from deployments.engine.transfer import HostScalars
 from deployments.messages import SchedulerName
 
 SCHEDULERS: dict[SchedulerName, Any] = {
@@ -103,7 +106,8 @@ class Trajectory:
         self.scheduler = scheduler
         self.generator = generator
         try:
-            scheduler.set_timesteps(steps, device=device)
+            # On the host: schedulers look at a timestep's value, which is a wait on any device.
+            scheduler.set_timesteps(steps, device="cpu")
         except ValueError as error:
             name = type(scheduler).__name__
             raise RefusedRequestError(f"{name} refuses {steps} steps: {error}") from error
@@ -122,11 +126,12 @@ class Trajectory:
         if fresh or init_latents is None:
             self.latents = self._noise * scheduler.init_noise_sigma
         else:
-            self.latents = scheduler.add_noise(init_latents, self._noise, self.timesteps[:1])
+            self.latents = add_noise(scheduler, init_latents, self._noise, self.timesteps[:1])
         self._start = start
         self._kept: Kept | None = None
         self._seen: torch.Tensor | None = None
         self._extra = {"generator": generator} if isinstance(scheduler, NOISY) else {}
+        self._device = device
         self._index = 0
 
     @property
@@ -139,8 +144,17 @@ class Trajectory:
         """UNet calls made so far."""
         return self._index
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """All that is on the device."""
+        kept = () if self._kept is None else (self._kept.mask, self._kept.latents)
+        return (self.latents, self._noise, self._seen, *kept)
+
     def model_input(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scaled sample ``[1, input channels, h, w]`` and its timestep, a float32 scalar."""
+        """The scaled sample ``[1, input channels, h, w]`` and its timestep.
+
+        The timestep is a float32 scalar on the host.
+        """
         t = self.timesteps[self._index]
         sample = self.scheduler.scale_model_input(self.latents, t)
         if self._seen is not None:
@@ -158,9 +172,10 @@ class Trajectory:
     def advance(self, prediction: torch.Tensor) -> None:
         """Take one scheduler step from the model's prediction ``[1, channels, h, w]``."""
         t = self.timesteps[self._index]
-        self.latents = self.scheduler.step(
-            prediction, t, self.latents, **self._extra, return_dict=False
-        )[0]
+        with self._without_waiting():
+            self.latents = self.scheduler.step(
+                prediction, t, self.latents, **self._extra, return_dict=False
+            )[0]
         self._index += 1
         if self._kept is not None:
             due = self.timesteps[self._index : self._index + 1]
@@ -178,3 +193,6 @@ class Trajectory:
             masked: latent of the picture without what is repainted, ``[1, channels, h, w]``.
         """
         self._seen = torch.cat([mask, masked], dim=1)
+
+    def _without_waiting(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._device.type == "cpu" else HostScalars(self._device)

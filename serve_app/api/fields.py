@@ -344,6 +344,14 @@ def _fields(settings: Settings, model: ModelInfo) -> list[Field]:
             default="default",
         ),
         Field(
+            name="lora",
+            kind="string",
+            about="LoRA adapter to paint with; declared here: "
+            f"{', '.join(settings.loras) or 'none'}.",
+            low=1,
+            high=63,
+        ),
+        Field(
             name="n",
             kind="integer",
             about="How many pictures; more than one is always answered as JSON.",

@@ -31,7 +31,7 @@ _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`. With code"
     " `content_policy_violation`: the safety checker refused the picture.",
     401: "An API key is needed and missing, or not known.",
-    404: "`pool` names no declared pool.",
+    404: "`pool` or `lora` names nothing that is declared.",
     406: "Accept admits nothing that can be sent.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
@@ -298,6 +298,8 @@ _POOL = obj(
         },
         "cost_per_1000": {**_NUMBER_OR_NULL, "description": "US dollars at the full rate."},
         "max_replicas": COUNT,
+        "loras": {"type": "array", "items": TEXT, "description": "LoRA adapters it has."},
+        "lora_fused": {**BOOLEAN, "description": "Its one adapter is in its every picture."},
         "share": {**_or_null(_SHARE), "description": "Planned; null where the policy has none."},
         "traffic_share": {**_SHARE, "description": "Of the pictures of the last minute."},
         "available": BOOLEAN,

@@ -18,6 +18,7 @@ from serve_app.api.fields import MAX_SEED
 from serve_app.api.front import Front
 from serve_app.api.masks import MaskStyle, read_mask
 from serve_app.api.pictures import read_start_picture
+from serve_app.settings import Settings
 from serve_app.validation import did_you_mean
 
 DEFAULT_STRENGTH = 0.8
@@ -72,6 +73,7 @@ async def read_order(
     _check_lcm_steps(fields, front.model)
     strength = _strength(fields)
     pool = _known_pool(fields.get("pool"), front)
+    lora = known_lora(fields.get("lora"), pool, front.settings)
     init_rgb = mask = None
     if strength is not None:
         init_rgb, mask = await asyncio.get_running_loop().run_in_executor(
@@ -92,6 +94,7 @@ async def read_order(
             guidance_scale=fields["guidance_scale"],
             seed=(seed + index) % (MAX_SEED + 1),
             scheduler=fields["scheduler"],
+            lora=lora,
             init_rgb=init_rgb,
             strength=strength,
             mask=mask,
@@ -188,3 +191,29 @@ def _known_pool(pool: str | None, front: Front) -> str | None:
             param="pool",
         )
     return pool
+
+
+def known_lora(lora: str | None, pool: str | None, settings: Settings) -> str | None:
+    """The adapter asked for, which some pool (or the pinned one) has.
+
+    Raises:
+        ApiError: 404 for one that is not there, 400 for none where every pool has one fused.
+    """
+    pools = settings.pools if pool is None else {pool: settings.pools[pool]}
+    where = "" if pool is None else f" in pool {pool!r}"
+    names = sorted({name for one in pools.values() for name in one.loras})
+    declared = ", ".join(names) or "none"
+    if lora is None:
+        if all(one.fuse_lora for one in pools.values()):
+            raise bad_value(
+                "lora", f"lora: missing; every picture{where} is painted with one of: {declared}"
+            )
+    elif lora not in names:
+        raise ApiError(
+            404,
+            f"lora: no LoRA adapter {lora!a}{where}; declared: {declared}"
+            f"{did_you_mean(lora, names)}",
+            code="lora_not_found",
+            param="lora",
+        )
+    return lora

@@ -86,6 +86,8 @@ def _configured(pool: PoolSnapshot) -> dict[str, Any]:
         "profile": None if pool.profile is None else asdict(pool.profile),
         "cost_per_1000": pool.cost_per_1000,
         "max_replicas": pool.max_replicas,
+        "loras": list(pool.loras),
+        "lora_fused": pool.lora_fused,
     }
 
 

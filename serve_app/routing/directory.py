@@ -79,9 +79,17 @@ class PoolDirectory:
         """Replicas of a pool that can be sent a request now."""
         return self._states().get(name, _UNKNOWN).ready
 
-    def has(self, pin: str | None) -> bool:
-        """Whether that pool, or any with ``None``, can be sent a request now."""
-        return any(self.ready(name) > 0 for name in (self._pools if pin is None else (pin,)))
+    def has(self, pin: str | None, lora: str | None = None) -> bool:
+        """Whether that pool, or any with ``None``, can be sent a request now.
+
+        Args:
+            pin: the only pool to consider.
+            lora: the adapter that it must have; ``None``: it must be able to paint without.
+        """
+        return any(
+            self.ready(name) > 0 and self._pools[name].has(lora)
+            for name in (self._pools if pin is None else (pin,))
+        )
 
     @property
     def peers(self) -> int:
@@ -140,6 +148,8 @@ class PoolDirectory:
                 load=self._records[name].load.times(peers),
                 sizes=self._records[name].sizes,
                 lacks=pool.lacks,
+                loras=tuple(pool.loras),
+                lora_fused=pool.fuse_lora,
             )
             for name, pool in self._pools.items()
         ]

@@ -245,7 +245,7 @@ class Dispatcher:
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
         self.journal.asked(request)
-        held = not self._directory.has(wishes.pin)
+        held = not self._directory.has(wishes.pin, work.lora)
         painted = await self._in_turn(request, work, wishes, limit, watch)
         if not held:  # else the time says how fast replicas come, not whether there are enough
             self._meter.answered(self._clock() - began, self._clock())
@@ -262,7 +262,7 @@ class Dispatcher:
         gate = self._gates[wishes.pin]
         if not gate.active:
             return await self._paint(request, work, wishes, limit, self._limits, watch)
-        if not self._directory.has(wishes.pin):
+        if not self._directory.has(wishes.pin, work.lora):
             await self._holding.wait(work, wishes.pin, limit.left_s)
             self._check(limit)
         key = wishes.key if self._fairness is not None else ""
@@ -281,9 +281,9 @@ class Dispatcher:
         key's turn counts as waiting.
         """
         pools = self._directory.snapshots()
-        usable = in_rotation(pools, pin, work.size)
-        if not any(pool.paints(work.size) for pool in usable):
-            raise self._refused(unavailable(pools, pin, work.size))
+        usable = in_rotation(pools, pin, work)
+        if not any(pool.paints(work) for pool in usable):
+            raise self._refused(unavailable(pools, pin, work))
         rate = _row_steps_per_s(usable)
         turn_s = gate.ahead(key) / rate if rate > 0 else 0.0
         candidates = [
@@ -294,7 +294,7 @@ class Dispatcher:
         if not any(
             one.wait_s <= self._limits.of(one.pool.name)
             and (left_s is None or one.total_s <= left_s)
-            and one.pool.paints(work.size)
+            and one.pool.paints(work)
             for one in candidates
         ):
             raise self._refused(refusal(candidates, work, self._limits, left_s))
@@ -341,19 +341,20 @@ class Dispatcher:
             failure, again = answer
             sent += 1
             # Serve notices the replicas of a lost node one by one: each may take one request down.
-            last = self._directory.elastic and not self._elsewhere(wishes.pin, failed)
+            last = self._directory.elastic and not self._elsewhere(work, wishes.pin, failed)
             most = _MOST_SENDS if last and failure.code == "lost" else 2
             if not again or sent >= most:
                 raise failure
             failed[choice.pool.name] = failure
-            # What does not suit one pool never will, but may suit another.
-            if failure.code == "invalid_request" and not self._elsewhere(wishes.pin, failed):
-                raise failure
-            if not self._elsewhere(wishes.pin, failed):
-                await self._noticed(choice.pool, wishes.pin, failed, limit)
+            elsewhere = partial(self._elsewhere, work, wishes.pin, failed)
+            if not elsewhere():
+                # What does not suit one pool never will, but may suit another.
+                if failure.code == "invalid_request":
+                    raise failure
+                await self._noticed(choice.pool, elsewhere, limit)
 
     async def _noticed(
-        self, pool: PoolSnapshot, pin: str | None, failed: Collection[str], limit: _Limit
+        self, pool: PoolSnapshot, elsewhere: Callable[[], bool], limit: _Limit
     ) -> None:
         """Wait until Serve has noticed what was lost, where that was all there is.
 
@@ -363,7 +364,7 @@ class Dispatcher:
         for _ in range(looks):
             await asyncio.sleep(min(limit.left_s(), self._watch_s))
             ready = self._directory.ready(pool.name)
-            if ready != pool.ready or limit.left_s() == 0 or self._elsewhere(pin, failed):
+            if ready != pool.ready or limit.left_s() == 0 or elsewhere():
                 return
 
     async def _attempt(
@@ -459,9 +460,11 @@ class Dispatcher:
             self.journal.refused(error.code)
             raise
 
-    def _elsewhere(self, pin: str | None, failed: Collection[str]) -> bool:
+    def _elsewhere(self, work: Work, pin: str | None, failed: Collection[str]) -> bool:
         return pin is None and any(
-            self._directory.has(name) for name in self._directory.names if name not in failed
+            self._directory.has(name, work.lora)
+            for name in self._directory.names
+            if name not in failed
         )
 
     def _is_gone(self, name: str) -> bool:

@@ -19,14 +19,15 @@ class Holding:
     Args:
         meter: is told.
         elastic: pools whose replicas come on demand.
-        available: whether a pool, or any with ``None``, can be sent a request now.
+        available: whether a pool, or any with ``None``, can be sent a request now that asks for
+            this LoRA adapter, or for none.
     """
 
     def __init__(
         self,
         meter: DemandMeter,
         elastic: Collection[str],
-        available: Callable[[str | None], bool],
+        available: Callable[[str | None, str | None], bool],
     ) -> None:
         self._meter = meter
         self._elastic = frozenset(elastic)
@@ -49,7 +50,7 @@ class Holding:
         try:
             async with asyncio.timeout(min(self.hold_s, left_s())):
                 # Polled, as what it looks at is polled too.
-                while not self._available(pin):  # noqa: ASYNC110
+                while not self._available(pin, work.lora):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             return False

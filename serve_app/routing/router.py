@@ -77,7 +77,7 @@ def route(
     left_s: float | None = None,
     failed: Collection[str] = (),
 ) -> Decision | Refusal:
-    """Choose the pool for one request.
+    """Choose the pool for one request, among those that have its LoRA adapter and paint its size.
 
     A pinned request goes to its pool or nowhere. Others go to the pool that asks to be probed,
     to the one they stick to, or to the policy's first choice among those that keep the limits
@@ -94,9 +94,9 @@ def route(
         left_s: seconds to the caller's deadline, if there is one.
         failed: names of pools that this request was tried on.
     """
-    usable = in_rotation(pools, wishes.pin, work.size)
-    if not any(pool.paints(work.size) for pool in usable):
-        return unavailable(pools, wishes.pin, work.size)
+    usable = in_rotation(pools, wishes.pin, work)
+    if not any(pool.paints(work) for pool in usable):
+        return unavailable(pools, wishes.pin, work)
     candidates = without(failed, weigh(usable, work, limits, left_s))
     if not any(one.fits for one in candidates):
         return refusal(candidates, work, limits, left_s)
@@ -104,7 +104,7 @@ def route(
         return _decide(candidates[0], "retry" if failed else "pinned")
     if not failed:
         for pool in pools:
-            if pool.probe and pool.available and pool.paints(work.size):
+            if pool.probe and pool.available and pool.paints(work):
                 total_s = predict(pool, work).total_s
                 # A probe that fails is painted elsewhere, which takes its time again.
                 if left_s is None or 2 * total_s <= left_s:
@@ -119,15 +119,17 @@ def route(
 
 
 def in_rotation(
-    pools: Sequence[PoolSnapshot], pin: str | None, size: tuple[int, int] | None = None
+    pools: Sequence[PoolSnapshot], pin: str | None, work: Work | None = None
 ) -> list[PoolSnapshot]:
     """The pools that may be sent a request: those not held, else all that are available.
 
-    Also all if none of the others paints pictures of ``size`` (width, height).
+    Also all if none of the others can paint ``work``. Those that cannot stay in the list: they are
+    in the policy's books.
     """
     available = _available(pools, pin)
     free = [pool for pool in available if not pool.held]
-    return free if any(pool.paints(size) for pool in free) else available
+    enough = any(work is None or pool.paints(work) for pool in free)
+    return free if enough else available
 
 
 def _available(pools: Sequence[PoolSnapshot], pin: str | None) -> list[PoolSnapshot]:
@@ -150,14 +152,14 @@ def weigh(
 ) -> list[Candidate]:
     """What each pool promises, and whether that is good enough.
 
-    A pool that does not paint the size stays in the list, so that shares are counted as ever.
+    A pool that cannot paint this stays in the list, so that shares are counted as ever.
     """
     time_left = math.inf if left_s is None else left_s
     candidates = []
     for pool in pools:
         wait_s, total_s = predict(pool, work)
         in_time = wait_s <= limits.of(pool.name) and total_s <= time_left
-        fits = in_time and pool.paints(work.size)
+        fits = in_time and pool.paints(work)
         candidates.append(Candidate(pool, wait_s, total_s, fits))
     return candidates
 
@@ -165,8 +167,8 @@ def weigh(
 def refusal(
     candidates: Sequence[Candidate], work: Work, limits: WaitLimits, left_s: float | None
 ) -> Refusal:
-    """Why none of ``candidates`` fits, some of which paint the size."""
-    candidates = [one for one in candidates if one.pool.paints(work.size)]
+    """Why none of ``candidates`` fits, some of which can paint ``work``."""
+    candidates = [one for one in candidates if one.pool.paints(work)]
     crowded = [one for one in candidates if one.wait_s > limits.of(one.pool.name)]
     if left_s is not None and len(crowded) < len(candidates):
         best = min(candidates, key=lambda one: one.total_s)
@@ -190,18 +192,20 @@ def refusal(
     )
 
 
-def unavailable(
-    pools: Sequence[PoolSnapshot], pin: str | None, size: tuple[int, int] | None = None
-) -> Refusal:
-    """No pool, or not the pinned one, has a replica, or none that has paints this size."""
-    if size is not None and (others := _available(pools, pin)):
-        return _wrong_size(others, size)
+def unavailable(pools: Sequence[PoolSnapshot], pin: str | None, work: Work) -> Refusal:
+    """No pool with the adapter, or not the pinned one, has a replica, or none paints the size."""
+    lora = work.lora
+    others = [pool for pool in _available(pools, pin) if pool.has(lora)]
+    if work.size is not None and others:
+        return _wrong_size(others, work.size)
     whys = [
         f"{pool.name}: {pool.why_unavailable}"
         for pool in pools
-        if not pool.available and pin in (None, pool.name)
+        if not pool.available and pin in (None, pool.name) and pool.has(lora)
     ]
     which = f"pool {pin!r} is not available" if pin is not None else "no pool is available"
+    if lora is not None and pin is None:
+        which = f"no pool with the LoRA adapter {lora!r} is available"
     return Refusal(
         code="unavailable",
         message=f"{which} ({'; '.join(whys)})",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from serve_app.routing.speed import Profile, Speed
-from serve_app.routing.work import Load
+from serve_app.routing.work import Load, Work
 
 # Widths and heights in pixels.
 Sizes = frozenset[tuple[int, int]]
@@ -78,6 +78,8 @@ class PoolSnapshot:
         sizes: the only picture sizes (width, height) that it paints; ``None``: any, or not known
             yet.
         lacks: the setting without which it has no replicas; ``""``: none.
+        loras: names of the LoRA adapters it has.
+        lora_fused: its one adapter is part of its every picture.
     """
 
     name: str
@@ -96,10 +98,8 @@ class PoolSnapshot:
     probe: bool = False
     sizes: Sizes | None = None
     lacks: str = ""
-
-    def paints(self, size: tuple[int, int] | None) -> bool:
-        """Whether pictures of ``size`` (width, height) may be asked of it."""
-        return size is None or self.sizes is None or size in self.sizes
+    loras: tuple[str, ...] = ()
+    lora_fused: bool = False
 
     @property
     def ready(self) -> int:
@@ -110,6 +110,15 @@ class PoolSnapshot:
     def available(self) -> bool:
         """Whether the pool may be sent a request."""
         return self.state.ready > 0
+
+    def has(self, lora: str | None) -> bool:
+        """Whether it can paint with this LoRA adapter, or without one."""
+        return not self.lora_fused if lora is None else lora in self.loras
+
+    def paints(self, work: Work) -> bool:
+        """Whether it can be asked for this: it has the adapter and paints the size."""
+        fits = work.size is None or self.sizes is None or work.size in self.sizes
+        return fits and self.has(work.lora)
 
     @property
     def gone(self) -> bool:

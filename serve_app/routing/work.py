@@ -16,11 +16,13 @@ class Work:
             than the model's own size.
         steps: denoising steps it takes.
         size: width and height in pixels; ``None``: whatever a pool paints.
+        lora: the LoRA adapter asked for; ``None``: none.
     """
 
     rows: float
     steps: int
     size: tuple[int, int] | None = None
+    lora: str | None = None
 
     @property
     def row_steps(self) -> float:
@@ -35,7 +37,8 @@ class Work:
         if request.strength is not None:
             steps = max(1, int(steps * request.strength))
         size = (request.width, request.height)
-        return cls(rows * request.width * request.height / reference_pixels, steps, size)
+        rows_by_pixels = rows * request.width * request.height / reference_pixels
+        return cls(rows_by_pixels, steps, size, request.lora)
 
 
 @dataclass(slots=True)

@@ -73,10 +73,10 @@ def test_every_kind_of_model_paints_the_same(
     request = ask(prompt="a dog", negative_prompt="a cat", seed=3, guidance_scale=4.0)
     assert solo(backend, request)[1] == solo(make_backend(kind), request)[1]
     # PNDM takes one step more than it is told.
-    assert graphs["unet-2"].calls == request.num_inference_steps + (kind == "sd1")
+    assert graphs["unet-2"].calls == request.num_inference_steps + (kind in ("sd1", "inpaint"))
     assert graphs["vae_decoder-1"].calls == 1
     texts = [graph for name, graph in graphs.items() if name.startswith("text_encoder")]
-    assert len(texts) == (2 if kind == "sdxl" else 1)
+    assert len(texts) == (2 if kind in ("sdxl", "xl_inpaint") else 1)
     # A guidance-distilled model is not given the negative prompt.
     assert all(text.calls == (1 if kind == "lcm" else 2) for text in texts)
 

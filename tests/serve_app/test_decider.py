@@ -350,7 +350,7 @@ def test_holding(
     async def main() -> None:
         loop, meter = asyncio.get_running_loop(), DemandMeter()
         holding = Holding(
-            meter, ["a"], lambda pin: comes_at is not None and loop.time() >= comes_at
+            meter, ["a"], lambda pin, lora: comes_at is not None and loop.time() >= comes_at
         )
         holding.hold_s = hold_s
         task = asyncio.create_task(holding.wait(Work(2, 10), pin, lambda: left_s))

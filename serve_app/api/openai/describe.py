@@ -27,7 +27,7 @@ from serve_app.api.openai.once import ATTEMPT_HEADER, KEY_HEADER
 _ERRORS = {
     400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
     401: "An API key is needed and missing, or not known.",
-    404: "`model` or `pool` names nothing that is here.",
+    404: "`model`, `pool` or `lora` names nothing that is here.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is of another type, or it is encoded.",

@@ -22,6 +22,7 @@ _EXTENSIONS = (
     "guidance_scale",
     "seed",
     "scheduler",
+    "lora",
     "pool",
     "deadline_ms",
 )
