@@ -10,7 +10,7 @@ from typing import get_args
 from compile.exporters.base import Accelerator, DType
 
 COMMANDS = ("list", "show", "verify", "prune", "publish")
-_DTYPES: dict[str, DType] = {"cpu": "float32", "cuda": "bfloat16", "neuron": "bfloat16"}
+_DTYPES: dict[str, DType] = {"cpu": "float32", "cuda": "bfloat16", "neuron": "float32"}
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
