@@ -73,6 +73,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine --out benchmarks/engine.md
 	$(BIN)/python -m benchmarks.serving --out benchmarks/serving.md
 	$(BIN)/python -m benchmarks.routing --out benchmarks/routing.md
+	$(BIN)/python -m benchmarks.previews --out benchmarks/previews.md
 
 demo: $(STAMP)
 	$(BIN)/python -m loadtest.demo
