@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import KEY, ROOT, Service
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +34,7 @@ def test_the_official_client(service: Service, major: str, tmp_path: Path) -> No
         | {
             "PYTHONPATH": path,
             "OPENAI_BASE_URL": f"{service.url}/v1",
-            "OPENAI_API_KEY": "not-checked",
+            "OPENAI_API_KEY": KEY,
             "EXPECTED_MAJOR": major,
         },
         capture_output=True,
