@@ -80,6 +80,7 @@ def test_after_any_change_of_availability_the_next_window_holds_the_new_shares(
         ]
         if not any(up):
             assert policy.rank(candidates(pools), 0.0) == []
+            before = up  # also this is a change
             continue
         served = served if up == before else Counter()
         before = up
