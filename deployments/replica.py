@@ -163,8 +163,8 @@ class PoolReplica:
             "rows": engine.rows,
             "waiting": engine.waiting,
             "open": self.service.open,
-            "device": engine.backend.facts.device,
-            "dtype": str(engine.backend.facts.dtype).removeprefix("torch."),
+            "device": facts.accelerator or facts.device,
+            "dtype": str(facts.dtype).removeprefix("torch."),
             "graphs": self.graphs,
             "startup_s": dict(self.timeline.seconds),
         }
