@@ -110,7 +110,15 @@ class PackagedGraph:
 
 
 def _open(path: Path) -> Any:
-    return torch._inductor.aoti_load_package(str(path))
+    """Load a package without ``aoti_load_package``'s question for the processor's kind.
+
+    To answer it, torch compiles trial programs: eight seconds, and a compiler in every image. The
+    answer would only be logged, and ``compile.environment`` has compared instruction sets already.
+    """
+    from torch._inductor.package import package
+
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    return package.AOTICompiledModel(loader)  # type: ignore[attr-defined]
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -16,28 +16,39 @@ from tests.deployments import tiny_models
 
 ROOT = Path(__file__).resolve().parents[2]
 
-REPLICA = """
+MODEL = """
 import json, sys
+from pathlib import Path
+import torch
 from torch._dynamo.utils import counters
-from deployments.options import ReplicaOptions
-from deployments.replica import PoolReplica
-replica = PoolReplica(ReplicaOptions.model_validate_json(sys.argv[1]))
+from compile.cache_bundle import load_bundle, save
+from compile.exporters.base import ExportRequest
+from deployments.backends.packaged import JustInTime
+from deployments.backends.pipeline import PipelineBackend
+from deployments.model import load_pipeline
+what, model, folder = sys.argv[1:]
+torch.set_num_threads(1)
+request = ExportRequest("cpu", 16, 16, (2,))
+"""
+SAVE = f"{MODEL}\nsave(Path(model), Path(folder), request)"
+START = f"""{MODEL}
+backend = PipelineBackend(load_pipeline(model, None), device=torch.device("cpu"),
+    dtype=torch.float32, fixed_rows=None, decode_batch=1, overlap_decode=False)
+JustInTime(request, "with a cache", Path(folder)).attach(backend)
 counts = counters["inductor"]
-print(json.dumps({"graphs": replica.graphs, "hits": counts["fxgraph_cache_hit"],
-                  "misses": counts["fxgraph_cache_miss"]}))
-replica.service.stop()
+print(json.dumps([counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"]]))
 """
 
 
-def run(cache: Path, *arguments: str) -> str:
+def run(code: str, cache: Path, *arguments: str) -> str:
     """Python with an empty compile cache of its own."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-c", code, "run", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -45,23 +56,12 @@ def run(cache: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_a_replica_compiles_with_the_cache_of_the_artifact(tmp_path: Path) -> None:
-    model = tiny_models.build("sd1", tmp_path / "model")
-    numbers = ["--height", "16", "--width", "16", "--batch", "2", "--cache-bundle"]
-    command = ["-m", "compile", "--model", str(model), "--accelerator", "cpu", *numbers]
-    run(tmp_path / "one", *command, "--publish", str(tmp_path / "registry"))
-    options = {
-        "pool": "cpu",
-        "accelerator": "cpu",
-        "framework": "cpu",
-        "model_source": str(model),
-        "threads": 1,
-        "artifact": {"source": str(tmp_path / "registry"), "load": "cache"},
-    }
-    out = run(tmp_path / "two", "-c", REPLICA, json.dumps(options))
-    told = json.loads(out.strip().splitlines()[-1])
-    assert told["graphs"].startswith("compiled just in time: with the compile cache of cpu-16x16-")
+    model = str(tiny_models.build("sd1", tmp_path / "model"))
+    run(SAVE, tmp_path / "one", model, str(tmp_path))
+    out = run(START, tmp_path / "two", model, str(tmp_path))
+    hits, misses = json.loads(out.strip().splitlines()[-1])
     # Text encoder, UNet, decoder: none is lowered a second time.
-    assert (told["hits"], told["misses"]) == (3, 0)
+    assert (hits, misses) == (3, 0)
 
 
 def test_a_bundle_that_is_absent_or_not_torchs_is_refused(tmp_path: Path) -> None:

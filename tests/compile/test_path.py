@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +129,35 @@ def test_the_weights_are_those_of_the_model_and_not_copies(packaged: Any, eager:
         after = packaged.pipe.vae.decode(latents, return_dict=False)[0]
         bias -= 0.25
     assert torch.allclose(after, before + 0.25, atol=1e-5)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+import torch
+from compile.inductor import PackagedGraph
+from compile.modules import load
+from tests.artifacts import embedded_folder
+module = load(embedded_folder(), "vae_decoder", "float32", torch.device("cpu"))
+(pixels,) = PackagedGraph(Path(sys.argv[1]), module)(torch.zeros(1, 16, 8, 8))
+print(tuple(pixels.shape))
+"""
+
+
+def test_a_replica_needs_no_compiler(registry: Path, tmp_path: Path) -> None:
+    (path,) = registry.glob("*/vae_decoder-1.pt2")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path)],
+        cwd=embedded_folder().parents[1],
+        env={"PATH": str(nothing), "PYTHONPATH": ".", "TORCHINDUCTOR_CACHE_DIR": str(nothing)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "(1, 3, 64, 64)", done.stderr[-2000:]
+    assert list(nothing.iterdir()) == []  # nor did it look for one
 
 
 def test_inputs_laid_out_otherwise_give_the_same(packaged: Any) -> None:
