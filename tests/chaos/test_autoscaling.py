@@ -150,6 +150,14 @@ def ready(stand: Stand) -> dict[str, int]:
     return {pool["name"]: pool["ready_replicas"] for pool in stand.get("/pools")["pools"]}
 
 
+def settled(stand: Stand) -> bool:
+    """Whether every pool has the replicas that it is to have."""
+    return all(
+        pool["ready_replicas"] == pool["autoscaling"]["target"]
+        for pool in stand.get("/pools")["pools"]
+    )
+
+
 def supply(stand: Stand, pool: str) -> str:
     told = stand.pool(pool)["autoscaling"]
     return "" if told is None else str(told["supply"])
@@ -214,6 +222,7 @@ def test_replicas_follow_the_load_and_lost_hardware_and_go_to_zero(scaled: Stand
 
 def test_a_policy_that_fails_holds_every_count_and_freezes_nothing(scaled: Stand) -> None:
     assert httpx.post(scaled.url + "/imagine", json=REQUEST, timeout=START_S).status_code == 200
+    wait_for("what was decided", lambda: settled(scaled), START_S)
     counts = ready(scaled)
     scaled.targets.write_text(json.dumps("fail"), encoding="utf-8")
     try:
