@@ -14,7 +14,7 @@ COPY kuberay/images/packages.py /tmp/
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python /tmp/packages.py list /app/pyproject.toml > /tmp/wanted.txt \
     && pip install --no-cache-dir --index-url "${TORCH_INDEX}" --no-deps -c /app/constraints.txt torch \
-    && pip install --no-cache-dir --index-url https://pypi.org/simple -c /app/constraints.txt -r /tmp/wanted.txt \
+    && pip install --no-cache-dir -c /app/constraints.txt -r /tmp/wanted.txt \
     && python /tmp/packages.py check /app/constraints.txt \
     && rm /tmp/wanted.txt /tmp/packages.py
 COPY models /app/models

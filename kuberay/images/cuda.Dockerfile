@@ -19,7 +19,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE /app/
 COPY kuberay/images/packages.py /tmp/
 # PyPI's torch is the CUDA 13 build and brings its own CUDA libraries.
 RUN python /tmp/packages.py list /app/pyproject.toml > /tmp/wanted.txt \
-    && pip install --no-cache-dir --index-url https://pypi.org/simple -c /app/constraints.txt -r /tmp/wanted.txt \
+    && pip install --no-cache-dir -c /app/constraints.txt -r /tmp/wanted.txt \
     && python /tmp/packages.py check /app/constraints.txt \
     && python -c "import torch; assert torch.version.cuda, 'this torch has no CUDA'" \
     && rm /tmp/wanted.txt /tmp/packages.py

@@ -16,7 +16,7 @@ COPY kuberay/images/packages.py /tmp/
 ARG NEURON_INDEX=https://pip.repos.neuron.amazonaws.com
 RUN python /tmp/packages.py list /app/pyproject.toml neuron > /tmp/wanted.txt \
     && printf '%s\n' torch-neuronx neuronx-cc libneuronxla neuronx-distributed >> /tmp/wanted.txt \
-    && pip install --no-cache-dir --index-url https://pypi.org/simple --extra-index-url "${NEURON_INDEX}" \
+    && pip install --no-cache-dir --extra-index-url "${NEURON_INDEX}" \
         -c /app/constraints-neuron.txt -r /tmp/wanted.txt \
     && python /tmp/packages.py check /app/constraints-neuron.txt \
     && rm /tmp/wanted.txt /tmp/packages.py

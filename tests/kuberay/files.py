@@ -58,8 +58,8 @@ def dockerfile_problems(text: str) -> Iterator[str]:
         if re.match(r"ADD\b", line):
             yield f"{line!r}: use COPY"
     for command in re.findall(r"pip3? install (?:[^&]|&(?!&))*", " ".join(lines)):
-        if "--index-url" not in command:
-            yield f"{command[:60]!r}: name the package index"
+        if re.search(r"index-url[ =]\S*://", command):
+            yield f"{command[:60]!r}: a package index is a build argument"
         if " -c " not in command:
             yield f"{command[:60]!r}: no constraints"
     if "dnf install" in text and "user.sh" in text and "shadow-utils" not in text:

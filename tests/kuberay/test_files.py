@@ -57,7 +57,7 @@ def test_dockerfile(path: Path) -> None:
 
 GOOD = """ARG BASE=example.org/python:3.11.14
 FROM ${BASE}
-RUN pip install --no-cache-dir --index-url https://example.org/simple -c c.txt ray==2.60.0
+RUN pip install --no-cache-dir -c c.txt ray==2.60.0
 USER 1000
 """
 
@@ -69,7 +69,7 @@ USER 1000
         ("USER 1000", "USER 0", "USER"),
         (":3.11.14", ":latest", "tag"),
         ("FROM ${BASE}", "FROM python:3.11", "digest"),
-        (" --index-url https://example.org/simple", "", "index"),
+        ("install", "install --index-url ftp://example.org/simple", "index"),
         (" -c c.txt", "", "constraints"),
         ("pip install --no-cache-dir", "pip install", "DL3042"),
         ("RUN pip", "RUN curl https://example.org/x | sh\nRUN pip", "downloads"),
