@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 TOLERANCES: dict[DType, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 8e-2}
 
 
-class AotExporter:
+class AotExporter(ABC):
     """See ``Exporter``; its subclasses say what differs by device."""
 
     device = "cpu"
@@ -40,9 +41,9 @@ class AotExporter:
             raise ExportError(f"--option: unknown option {name!r}; there is none for {self.device}")
         return {}
 
+    @abstractmethod
     def environment(self) -> Mapping[str, Fact]:
         """See ``Exporter``."""
-        raise NotImplementedError
 
     def export(
         self, snapshot: Path, target: Path, request: ExportRequest, progress: Progress
