@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from deployments.messages import Timings
 from deployments.model_info import ModelInfo
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 
 _PHASES = ("queue", "encode", "denoise", "decode")
 _MAX_WORDS = 32

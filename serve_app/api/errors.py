@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from serve_app.access.visit import current_visit
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 
 _STATUS_OF_DISPATCH = {
     "unavailable": 503,

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.errors import ApiError
 from serve_app.api.middleware import internal_error
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 
 log = logging.getLogger(__name__)
 

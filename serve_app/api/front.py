@@ -10,8 +10,8 @@ from deployments.messages import ImageRequest
 from deployments.model_info import ModelInfo
 from serve_app.access.visit import Visit
 from serve_app.live import LiveSettings
-from serve_app.routing.dispatcher import Painted
 from serve_app.routing.journal import Journal
+from serve_app.routing.outcome import Painted
 from serve_app.routing.policies import Policy
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolSnapshot

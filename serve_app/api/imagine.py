@@ -19,7 +19,7 @@ from serve_app.api.order import Order, read_order
 from serve_app.api.painting import paint_all
 from serve_app.api.progress import stream_pictures
 from serve_app.api.stickiness import read_sticky, set_sticky
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 from serve_app.routing.router import Wishes
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from deployments.messages import ImageEvent, ImageRequest
 from serve_app.api.front import Painter
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 from serve_app.routing.router import Wishes
 from serve_app.routing.watching import Sent
 

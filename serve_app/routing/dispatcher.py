@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
 from serve_app.autoscaling.meter import DemandMeter
@@ -18,10 +15,19 @@ from serve_app.routing.directory import PoolDirectory
 from serve_app.routing.fairness import FULL, FairGate
 from serve_app.routing.holding import Holding
 from serve_app.routing.journal import Journal
+from serve_app.routing.outcome import (
+    RETRY_AFTER_S,
+    DispatchError,
+    LateError,
+    Painted,
+    ReplicaHungError,
+    ReplicaLostError,
+    from_failure,
+)
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
+from serve_app.routing.pool_handle import PoolHandle
 from serve_app.routing.router import (
     Decision,
-    Reason,
     Refusal,
     WaitLimits,
     Wishes,
@@ -32,12 +38,13 @@ from serve_app.routing.router import (
     weigh,
 )
 from serve_app.routing.snapshot import PoolSnapshot
+from serve_app.routing.time_limit import TimeLimit
+from serve_app.routing.turn import Turn
 from serve_app.routing.watching import Sent, Watch
 from serve_app.routing.work import Work
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 5
 # A request given up after so many times its predicted time, and some seconds, speaks of a pool
 # that does not work rather than of one that is slow.
 _FAR, _FAR_S = 3.0, 1.0
@@ -45,83 +52,6 @@ _FAR, _FAR_S = 3.0, 1.0
 _SETTLE_LOOKS, _PATIENT = 2, 10
 _MOST_SENDS = 8
 _NO_WISHES = Wishes()
-
-DispatchCode = Literal[
-    "unavailable",  # no pool (or not the pinned one) has a ready replica
-    "lost",  # the replica died and so did the retry
-    "timeout",  # the service's own time limit passed
-    "invalid_request",
-    "overloaded",
-    "deadline_exceeded",
-    "generation_failed",
-    "content_policy_violation",
-    "device_error",
-]
-
-
-class ReplicaLostError(Exception):
-    """The replica died or left before it answered; the request may be sent again."""
-
-
-class ReplicaHungError(ReplicaLostError):
-    """The replica has not answered long after it should have."""
-
-
-class DispatchError(Exception):
-    """The request was not painted.
-
-    Attributes:
-        code: why, as a word.
-        param: the request field at fault, if one is.
-        retry_after_s: seconds after which trying again makes sense, if it does.
-    """
-
-    def __init__(
-        self,
-        code: DispatchCode,
-        message: str,
-        *,
-        param: str | None = None,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.param = param
-        self.retry_after_s = retry_after_s
-
-
-class _LateError(DispatchError):
-    """A time limit has passed."""
-
-
-class Reply(Protocol):
-    """A request under way."""
-
-    async def result(self) -> ImageResult | ImageFailure:
-        """The answer.
-
-        Raises:
-            ReplicaLostError: the replica is gone; retry.
-        """
-
-    def cancel(self) -> None:
-        """Stop the work at the replica; harmless once it has ended."""
-
-
-class PoolHandle(Protocol):
-    """Where requests for one pool go in."""
-
-    def generate(self, request: ImageRequest, watch: Watch | None = None) -> Reply:
-        """Send without waiting; ``watch`` is told what happens until the answer, if given."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Painted:
-    """A picture, the pool it came from and why it went there."""
-
-    result: ImageResult
-    pool: PoolSnapshot
-    reason: Reason = "policy"
 
 
 class Dispatcher:
@@ -241,7 +171,7 @@ class Dispatcher:
             asyncio.CancelledError: the caller was cancelled; so is the replica's work.
         """
         began = self._clock()
-        limit = _Limit.of(self._timeout_s, request.deadline, self._clock)
+        limit = TimeLimit.of(self._timeout_s, request.deadline, self._clock)
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
         self.journal.asked(request)
@@ -256,7 +186,7 @@ class Dispatcher:
         request: ImageRequest,
         work: Work,
         wishes: Wishes,
-        limit: _Limit,
+        limit: TimeLimit,
         watch: Watch | None,
     ) -> Painted:
         gate = self._gates[wishes.pin]
@@ -268,13 +198,15 @@ class Dispatcher:
         key = wishes.key if self._fairness is not None else ""
         self._admit(gate, key, work, wishes.pin, limit)
         try:
-            async with _Turn(gate, key, work, limit, partial(self._meter.held, pin=wishes.pin)):
+            async with Turn(gate, key, work, limit, partial(self._meter.held, pin=wishes.pin)):
                 return await self._paint(request, work, wishes, limit, WaitLimits(), watch)
-        except _LateError as error:
+        except LateError as error:
             self.journal.refused(error.code)
             raise
 
-    def _admit(self, gate: FairGate, key: str, work: Work, pin: str | None, limit: _Limit) -> None:
+    def _admit(
+        self, gate: FairGate, key: str, work: Work, pin: str | None, limit: TimeLimit
+    ) -> None:
         """Refuse at once what would wait too long for its turn, or could not be done after it.
 
         What waits at the pools themselves is little, and no fault of this caller: only its own
@@ -304,7 +236,7 @@ class Dispatcher:
         request: ImageRequest,
         work: Work,
         wishes: Wishes,
-        limit: _Limit,
+        limit: TimeLimit,
         limits: WaitLimits,
         watch: Watch | None,
     ) -> Painted:
@@ -354,7 +286,7 @@ class Dispatcher:
                 await self._noticed(choice.pool, elsewhere, limit)
 
     async def _noticed(
-        self, pool: PoolSnapshot, elsewhere: Callable[[], bool], limit: _Limit
+        self, pool: PoolSnapshot, elsewhere: Callable[[], bool], limit: TimeLimit
     ) -> None:
         """Wait until Serve has noticed what was lost, where that was all there is.
 
@@ -372,7 +304,7 @@ class Dispatcher:
         request: ImageRequest,
         work: Work,
         choice: Decision,
-        limit: _Limit,
+        limit: TimeLimit,
         watch: Watch | None,
     ) -> ImageResult | tuple[DispatchError, bool]:
         """The picture; or what went wrong and whether another pool may do better."""
@@ -393,7 +325,7 @@ class Dispatcher:
             return DispatchError(
                 "lost",
                 f"the replica of pool {name!r} {how}; try again",
-                retry_after_s=_RETRY_AFTER_S,
+                retry_after_s=RETRY_AFTER_S,
             ), True
         except DispatchError as error:  # a time limit: the pool may be slower than thought
             elapsed = self._clock() - began
@@ -415,10 +347,10 @@ class Dispatcher:
         self.journal.failed(name, answer.code)
         if answer.code in ("device_error", "generation_failed"):
             record.breaker.failed(self._clock(), began)
-        return _from_failure(answer, choice.predicted_s), answer.retryable
+        return from_failure(answer, choice.predicted_s), answer.retryable
 
     async def _send(
-        self, request: ImageRequest, choice: Decision, limit: _Limit, watch: Watch | None
+        self, request: ImageRequest, choice: Decision, limit: TimeLimit, watch: Watch | None
     ) -> ImageResult | ImageFailure:
         name = choice.pool.name
         patience_s = self._hang_after_s
@@ -453,10 +385,10 @@ class Dispatcher:
             why.code, why.message, param=why.param, retry_after_s=why.retry_after_s
         )
 
-    def _check(self, limit: _Limit) -> None:
+    def _check(self, limit: TimeLimit) -> None:
         try:
             limit.check()
-        except _LateError as error:
+        except LateError as error:
             self.journal.refused(error.code)
             raise
 
@@ -477,67 +409,6 @@ class Dispatcher:
         return FULL * rows / self._directory.peers
 
 
-class _Turn:
-    """Waits at the gate, but not beyond the request's time limit; ``held`` is told what waits."""
-
-    def __init__(
-        self, gate: FairGate, key: str, work: Work, limit: _Limit, held: Callable[[float], None]
-    ) -> None:
-        self._turn = gate.turn(key, work)
-        self._work = work
-        self._limit = limit
-        self._held = held
-
-    async def __aenter__(self) -> None:
-        self._held(self._work.row_steps)
-        try:
-            async with asyncio.timeout(self._limit.left_s()):
-                await self._turn.__aenter__()
-        except TimeoutError:
-            self._limit.check()
-            raise
-        finally:
-            self._held(-self._work.row_steps)
-
-    async def __aexit__(self, *how: object) -> None:
-        await self._turn.__aexit__(None, None, None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Limit:
-    """The earlier of the service's time limit and the caller's deadline."""
-
-    at: float
-    code: Literal["timeout", "deadline_exceeded"]
-    message: str
-    clock: Callable[[], float]
-
-    @classmethod
-    def of(cls, timeout_s: float, deadline: float | None, clock: Callable[[], float]) -> _Limit:
-        """The limit for a request that starts now; ``deadline`` is unix time."""
-        now = clock()
-        if deadline is not None and deadline - time.time() < timeout_s:
-            at = now + deadline - time.time()
-            late = "the deadline passed before the picture was done"
-            return cls(at, "deadline_exceeded", late, clock)
-        late = f"not done within {timeout_s:g} s, the time limit"
-        return cls(now + timeout_s, "timeout", late, clock)
-
-    def left_s(self) -> float:
-        """Seconds left, at least 0."""
-        return max(0.0, self.at - self.clock())
-
-    def deadline_left_s(self) -> float | None:
-        """Seconds left to the caller's deadline; ``None`` when the service's limit is earlier."""
-        return self.left_s() if self.code == "deadline_exceeded" else None
-
-    def check(self) -> None:
-        """Raise DispatchError once the limit has passed."""
-        if self.left_s() == 0:
-            param = "deadline_ms" if self.code == "deadline_exceeded" else None
-            raise _LateError(self.code, self.message, param=param)
-
-
 def _row_steps_per_s(pools: list[PoolSnapshot]) -> float:
     """What the pools do together when full."""
     return sum(
@@ -552,16 +423,3 @@ def _forget(answer: asyncio.Future[ImageResult | ImageFailure]) -> None:
     """Look at the outcome nobody waits for, so that asyncio does not complain."""
     if not answer.cancelled():
         answer.exception()
-
-
-def _from_failure(failure: ImageFailure, predicted_s: float) -> DispatchError:
-    # A full queue has room again when about one picture's time has passed.
-    busy_s = max(1, math.ceil(predicted_s))
-    waits: dict[str, int] = {"overloaded": busy_s, "device_error": _RETRY_AFTER_S}
-    late = failure.code == "deadline_exceeded"
-    return DispatchError(
-        failure.code,
-        failure.message,
-        param="deadline_ms" if late else failure.param,
-        retry_after_s=waits.get(failure.code),
-    )

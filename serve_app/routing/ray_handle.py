@@ -19,7 +19,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
-from serve_app.routing.dispatcher import ReplicaLostError
+from serve_app.routing.outcome import ReplicaLostError
 from serve_app.routing.watching import Watch
 
 # The replica or its node is gone, or was before its answer could be fetched; or Serve itself has

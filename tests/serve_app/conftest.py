@@ -18,8 +18,8 @@ from deployments.model_info import ModelDefaults, ModelInfo
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import DispatchError, Painted
 from serve_app.routing.journal import Journal
+from serve_app.routing.outcome import DispatchError, Painted
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import Reason, Wishes
 from serve_app.routing.snapshot import PoolSnapshot, PoolState

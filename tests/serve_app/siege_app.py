@@ -13,7 +13,7 @@ from deployments.messages import ImageRequest
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
 from serve_app.settings import Settings

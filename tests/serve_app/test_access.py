@@ -25,8 +25,8 @@ from serve_app.access.settings import AccessSettings, AuditSettings, CallLimits
 from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from serve_app.api.errors import ApiError
-from serve_app.routing.dispatcher import DispatchError
 from serve_app.routing.journal import Journal
+from serve_app.routing.outcome import DispatchError
 from serve_app.routing.router import Decision
 from serve_app.settings import Settings
 from serve_app.validation import SettingsError

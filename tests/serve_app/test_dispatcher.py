@@ -20,7 +20,8 @@ from deployments.messages import (
 from serve_app.autoscaling.meter import DemandMeter
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import Dispatcher, DispatchError, ReplicaLostError
+from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.outcome import DispatchError, ReplicaLostError
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.speed import Speed

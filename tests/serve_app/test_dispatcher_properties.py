@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from deployments.messages import ImageRequest
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import Dispatcher, DispatchError, Painted, ReplicaLostError
+from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.outcome import DispatchError, Painted, ReplicaLostError
 from serve_app.routing.policies import POLICIES, PolicyOptions
 from serve_app.routing.router import Decision, WaitLimits, Wishes, route
 from serve_app.routing.snapshot import PoolState

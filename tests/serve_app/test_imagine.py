@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 from tests.serve_app.conftest import Stand
 from tests.serve_app.test_bad_requests import b64, check_error, picture, png
 

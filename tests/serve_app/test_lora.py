@@ -15,7 +15,8 @@ from serve_app.api.front import Front, default_work
 from serve_app.api.order import known_lora
 from serve_app.app import replica_options
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import Dispatcher, DispatchError
+from serve_app.routing.dispatcher import Dispatcher
+from serve_app.routing.outcome import DispatchError
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.work import Work

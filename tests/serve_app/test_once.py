@@ -11,7 +11,7 @@ from starlette.requests import Request
 from serve_app.api.errors import ApiError
 from serve_app.api.openai import once as module
 from serve_app.api.openai.once import Once, Ticket
-from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.outcome import DispatchError, Painted
 from tests.serve_app.conftest import Stand, snapshot
 from tests.serve_app.test_bad_requests import check_error, png
 from tests.serve_app.test_dispatcher import RESULT

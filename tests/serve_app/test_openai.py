@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deployments.messages import ImagePreview, ImageProgress
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 from serve_app.routing.watching import Sent
 from tests.serve_app.conftest import Stand, snapshot
 from tests.serve_app.test_bad_requests import (

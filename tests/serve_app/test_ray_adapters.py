@@ -31,8 +31,9 @@ from serve_app.ingress import Ingress
 from serve_app.last_good import LastGood
 from serve_app.routing.availability import serve_states
 from serve_app.routing.directory import PoolDirectory
-from serve_app.routing.dispatcher import Dispatcher, ReplicaLostError
+from serve_app.routing.dispatcher import Dispatcher
 from serve_app.routing.journal import Journal
+from serve_app.routing.outcome import ReplicaLostError
 from serve_app.routing.ray_handle import RayPoolHandle
 from serve_app.routing.router import Decision
 from serve_app.routing.snapshot import PoolState

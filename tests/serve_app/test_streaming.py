@@ -16,7 +16,7 @@ import uvicorn
 
 from deployments.messages import ImagePreview, ImageProgress
 from serve_app.api.application import create_app
-from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.outcome import DispatchError, Painted
 from serve_app.routing.watching import Sent
 from tests.serve_app.conftest import FakePainter, Stand, snapshot
 from tests.serve_app.test_bad_requests import check_error

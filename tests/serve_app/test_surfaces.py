@@ -18,7 +18,7 @@ from serve_app.api.application import create_app
 from serve_app.api.fields import Fields
 from serve_app.live import LiveSettings, ProfileSettings
 from serve_app.routing.availability import Availability
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 from serve_app.routing.router import Decision
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.work import Work

@@ -10,7 +10,7 @@ from deployments.messages import ImageEvent, ImagePreview
 from serve_app.api.answer import as_base64
 from serve_app.api.events import EventStream, comment, event
 from serve_app.api.order import Order
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 from serve_app.routing.watching import Sent
 
 # Required by the clients' types. Nothing is counted in tokens here.

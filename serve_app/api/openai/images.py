@@ -25,7 +25,7 @@ from serve_app.api.order import Order, read_order
 from serve_app.api.painting import WatchAll, paint_all
 from serve_app.api.quoting import shorten_name
 from serve_app.api.stickiness import read_sticky, set_sticky
-from serve_app.routing.dispatcher import DispatchError, Painted
+from serve_app.routing.outcome import DispatchError, Painted
 from serve_app.routing.router import Wishes
 
 # A list of pictures is sent under the second name.

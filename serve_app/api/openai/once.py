@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from serve_app.api.caller import caller_key
 from serve_app.api.errors import ApiError, bad_value
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 
 KEY_HEADER = "Idempotency-Key"
 # The official clients number their attempts, from 0, and send no key unless they are given one.

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from deployments.messages import ImagePreview, ImageProgress, ImageRequest
 from serve_app.api.application import create_app
-from serve_app.routing.dispatcher import Painted
+from serve_app.routing.outcome import Painted
 from serve_app.routing.router import Wishes
 from serve_app.routing.watching import Sent, Watch
 from tests.serve_app.conftest import FakePainter, Stand, snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from serve_app.routing.dispatcher import DispatchError
+from serve_app.routing.outcome import DispatchError
 from tests.serve_app.playground.conftest import QUEUED, QUICK, REFUSED, House, OpenPage
 from tests.serve_app.playground.hands import ask, painted
 

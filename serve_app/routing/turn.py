@@ -1,0 +1,36 @@
+"""Waiting at the gate, within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from serve_app.routing.fairness import FairGate
+from serve_app.routing.time_limit import TimeLimit
+from serve_app.routing.work import Work
+
+
+class Turn:
+    """Waits at the gate, but not beyond the request's time limit; ``held`` is told what waits."""
+
+    def __init__(
+        self, gate: FairGate, key: str, work: Work, limit: TimeLimit, held: Callable[[float], None]
+    ) -> None:
+        self._turn = gate.turn(key, work)
+        self._work = work
+        self._limit = limit
+        self._held = held
+
+    async def __aenter__(self) -> None:
+        self._held(self._work.row_steps)
+        try:
+            async with asyncio.timeout(self._limit.left_s()):
+                await self._turn.__aenter__()
+        except TimeoutError:
+            self._limit.check()
+            raise
+        finally:
+            self._held(-self._work.row_steps)
+
+    async def __aexit__(self, *how: object) -> None:
+        await self._turn.__aexit__(None, None, None)
