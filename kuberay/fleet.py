@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from serve_app.live import Price
-from serve_app.settings import PoolSettings
+from serve_app.pool_settings import PoolSettings
 from serve_app.validation import SettingsError, Strict, parse
 
 HERE = Path(__file__).parent

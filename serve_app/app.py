@@ -11,7 +11,8 @@ from ray.serve import Application
 from deployments.options import ArtifactOptions, LoraOptions, ReplicaOptions
 from deployments.replica import PoolReplica
 from serve_app.ingress import Ingress
-from serve_app.settings import INGRESS, PoolSettings, Settings
+from serve_app.pool_settings import PoolSettings
+from serve_app.settings import INGRESS, Settings
 
 _UPSCALE_DELAY_S = 1.0
 _DOWNSCALE_DELAY_S = 60.0

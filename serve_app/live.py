@@ -12,11 +12,12 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from serve_app.pool_settings import PoolSettings, Weight
 from serve_app.routing.breaker import BreakerOptions
 from serve_app.routing.policies import POLICIES
 from serve_app.routing.router import WaitLimits
 from serve_app.routing.speed import Profile
-from serve_app.settings import PoolSettings, Settings, Weight
+from serve_app.settings import Settings
 from serve_app.validation import UNSHOWN, SettingsError, Strict, did_you_mean, parse
 
 Price = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]

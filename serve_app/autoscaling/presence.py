@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serve_app.settings import ElasticSettings
+    from serve_app.pool_settings import ElasticSettings
 
 Nodes = list[dict[str, float]]
 
@@ -126,7 +126,7 @@ def pool_needs(raw: Mapping[str, Any]) -> dict[str, PoolNeed]:
     Raises:
         SettingsError: they are not valid pool settings.
     """
-    from serve_app.settings import PoolSettings
+    from serve_app.pool_settings import PoolSettings
     from serve_app.validation import SettingsError, parse
 
     if not raw:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from serve_app.live import LiveSettings
+from serve_app.pool_settings import PoolSettings
 from serve_app.routing.breaker import Breaker, BreakerOptions
 from serve_app.routing.observations import Observations
 from serve_app.routing.snapshot import Observed, PoolSnapshot, PoolState, Sizes
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
-from serve_app.settings import INGRESS, PoolSettings
+from serve_app.settings import INGRESS
 
 _UNKNOWN = PoolState()
 
