@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,12 @@ import torch
 
 from deployments.backends.pipeline import PipelineBackend
 from deployments.model import load_pipeline
-from tests.deployments import tiny_models
+from tests.deployments.tiny_fixtures import model_folder, one_thread
 from tests.deployments.tiny_models import Kind
 
+__all__ = ["MakeBackend", "make_backend", "model_folder", "one_thread"]
+
 MakeBackend = Callable[..., PipelineBackend]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
-    """Folder of a kind of tiny model."""
-    root = tmp_path_factory.mktemp("models")
-    return cache(lambda kind: tiny_models.build(kind, root / kind))
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from urllib.parse import urlsplit
 
 import pytest
 
+from compile.arguments import parse_arguments
 from deployments.options import Framework
 from tests.kuberay import rendering
 from tests.kuberay.manifest import Manifest, Workload
@@ -46,10 +46,6 @@ def test_compile_job(path: str, kubectl: str) -> None:
     assert accelerator == kinds.get(device, "cpu")
     batches = next(a.partition("=")[2].split(",") for a in given if a.startswith("--batch="))
     assert len(batches) == 1 if accelerator == "neuron" else "2" in batches
-    if importlib.util.find_spec("compile") is None:
-        pytest.skip("NO compile/ HERE: the command line of the compile Jobs was not parsed")
-    from compile.arguments import parse_arguments
-
     parsed = parse_arguments(given)
     assert parsed.accelerator == accelerator
     assert parsed.publish

@@ -5,7 +5,7 @@ Run by ``make neuron-test`` in an environment of their own; any other run leaves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.deployments.tiny_fixtures import model_folder, one_thread
+
+__all__ = ["build", "cores", "model_folder", "one_thread"]
 
 HERE = find_spec("torch_neuronx") is not None and find_spec("optimum") is not None
 collect_ignore_glob = [] if HERE else ["test_*.py"]
@@ -56,25 +60,6 @@ class Built:
 
 
 Build = Callable[..., Built]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]:
-    """Folder of a kind of tiny model of random weights."""
-    from tests.deployments import tiny_models
-
-    root = tmp_path_factory.mktemp("models")
-    return cache(lambda kind: tiny_models.build(kind, root / kind))
 
 
 @pytest.fixture(scope="session")

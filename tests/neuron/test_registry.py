@@ -8,7 +8,6 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,6 @@ from tests.e2e.conftest import (
 from tests.neuron.conftest import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
-
-pytestmark = pytest.mark.skipif(
-    find_spec("deployments.artifact") is None, reason="this tree has no registry of artifacts yet"
-)
 
 
 @dataclasses.dataclass(frozen=True)
