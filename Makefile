@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 NEURON := .venv-neuron
 NEURON_STAMP := $(NEURON)/.installed
 OLDER := $(VENV)/older/.installed
+REPORTS := build/reports
 OPENAI_1 := $(VENV)/openai-1/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo dashboards test lint e2e slow bench neuron neuron-test clean
+.PHONY: setup serve demo dashboards test lint e2e slow guarantees bench neuron neuron-test clean
 
 setup: $(STAMP)
 
@@ -55,11 +56,16 @@ serve: $(STAMP)
 	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
 
 test: $(STAMP) $(OPENAI_1)
-	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE)
-	$(BIN)/python -m pytest -m "e2e and not slow"
+	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE) \
+		--junitxml=$(REPORTS)/fast.xml
+	$(BIN)/python -m pytest -m "e2e and not slow" --junitxml=$(REPORTS)/e2e.xml
 
 slow: $(STAMP) $(OLDER)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --junitxml=$(REPORTS)/slow.xml
+
+# Did the runs before this one prove what docs/guarantees.md promises?
+guarantees: $(STAMP)
+	$(BIN)/python -m tests.docs.guarantees $(REPORTS)
 
 # Branch coverage floor of the fast tests, raised as the suite grows.
 COVERAGE ?= 95
