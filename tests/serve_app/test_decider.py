@@ -252,11 +252,20 @@ def test_the_meter_counts_what_arrives_within_its_window() -> None:
 def test_the_meters_p95_needs_some_answers_and_forgets() -> None:
     meter = DemandMeter()
     for number in range(19):
-        meter.answered(float(number), 100.0)
-    assert meter.p95_s(100.0) is None
-    meter.answered(19.0, 100.0)
-    assert meter.p95_s(100.0) == 18.0
-    assert meter.p95_s(161.0) is None
+        meter.answered(DEFAULT, float(number), 100.0)
+    assert meter.p95_s(100.0, DEFAULT) is None
+    meter.answered(DEFAULT, 19.0, 100.0)
+    assert meter.p95_s(100.0, DEFAULT) == 18.0
+    assert meter.p95_s(161.0, DEFAULT) is None
+
+
+def test_a_latency_is_held_against_what_its_work_may_take() -> None:
+    meter = DemandMeter()
+    for _ in range(15):
+        meter.answered(DEFAULT, 1.0, 100.0)
+        meter.answered(Work(DEFAULT.rows, 4 * DEFAULT.steps), 3.2, 100.0)
+        meter.answered(Work(DEFAULT.rows, 1), 0.9, 100.0)  # a small one may take what all may
+    assert meter.p95_s(100.0, DEFAULT) == 1.0
 
 
 def pool(name: str, *, ready: int = 1, rows: float = 0.0, elastic: bool = True) -> PoolSnapshot:
