@@ -19,6 +19,8 @@ _BOOST_DOWN_PERIOD_S = 600.0
 # Latencies are of the last minute: those of before help came must have left it.
 _SETTLE_S = 90.0
 _TINY = 1e-9
+# Until the last replica may go, so much of the smallest is taken to be needed.
+_LEAST_NEED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +257,8 @@ def _shrunk(
         return targets
     idle = now - max(here.last_demand_at, began) >= options.zero_after_s
     need = max(amount for _, amount in here.requirements) * (1 + options.shrink_margin)
-    need = 0.0 if idle else max(need, _TINY)
+    smallest = min((pool.capacity for pool in pools if pool.capacity > 0), default=0.0)
+    need = 0.0 if idle else max(need, _LEAST_NEED * smallest, _TINY)
     best = cheapest(pools, need, low=low, high=high)
     if need > 0 and capacity_of(pools, best) < need - _TINY:
         return targets

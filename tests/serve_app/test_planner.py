@@ -371,6 +371,18 @@ def test_to_zero_and_back() -> None:
     assert sum(toy.targets().values()) > 0
 
 
+@pytest.mark.parametrize("capacity", [8.0, 20.0, 29.4, 100.0, 5000.0])
+@pytest.mark.parametrize("zero_after_s", [900.0, 3600.0])
+def test_the_last_replica_stays_as_long_as_was_said(capacity: float, zero_after_s: float) -> None:
+    options = PlannerOptions(zero_after_s=zero_after_s)
+    pools = [view("cheap", capacity=capacity), view("dear", capacity=2 * capacity, price=3.0)]
+    toy = Toy(pools, lambda now: 1.0 if now < 600 else 0.0, options=options, noisy=False)
+    toy.run(600 + zero_after_s - 10)
+    assert sum(toy.targets().values()) == 1
+    toy.run(700)
+    assert sum(toy.targets().values()) == 0
+
+
 def test_never_to_zero_below_the_minimum() -> None:
     toy = Toy([replace(CHEAP, min_replicas=2), DEAR], lambda now: 0.0).run(3000)
     assert toy.targets() == {"cheap": 2, "dear": 0}
