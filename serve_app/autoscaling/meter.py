@@ -64,9 +64,7 @@ class DemandMeter:
         with self._lock:
             while self._answered and self._answered[0][0] < now - LATENCY_WINDOW_S:
                 self._answered.popleft()
-            took = sorted(
-                seconds / work.allowance(default) for _, seconds, work in self._answered
-            )
+            took = sorted(seconds / work.allowance(default) for _, seconds, work in self._answered)
         return took[math.ceil(0.95 * len(took)) - 1] if len(took) >= _MIN_COUNT else None
 
     @property

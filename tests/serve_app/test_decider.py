@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from serve_app.routing.snapshot import PoolSnapshot, PoolState
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
 from serve_app.telemetry.autoscaling import RayAutoscalingMetrics
-from tests.serve_app.test_autoscaling_policy import FakeBoard
+from tests.serve_app.test_autoscaling_policy import FakeBoard, _Id
 from tests.serve_app.virtual_time import run_virtually
 
 ALL = frozenset({"cpu", "cuda", "neuron", "emulated"})
@@ -156,6 +157,31 @@ def test_serves_own_bounds_are_kept() -> None:
     targets, _ = decider(board).decide(replicas, {})
     assert targets["inf2"] == 2
     assert targets["g5"] == 3
+
+
+def test_serves_own_least_is_kept() -> None:
+    """As set while the service runs, above what the pool was configured with."""
+    replicas = counts() | {"g5": (0, 0, 8, 3), "inf2": (0, 0, 1, 2)}
+    targets, _ = decider(FakeBoard(report(0.0))).decide(replicas, {})
+    assert targets == {"inf2": 1, "g5": 3, "own": 0}
+
+
+def test_the_policy_hears_serves_own_bounds() -> None:
+    policy = AutoscalingPolicy(
+        RAW, look=lambda: Seen(NODES, ALL), board=FakeBoard(report(0.0)), poll_s=60
+    )
+    contexts: dict[Any, Any] = {}
+    for name in RAW:
+        least = 3 if name == "g5" else 0
+        contexts[_Id(name)] = SimpleNamespace(
+            current_num_replicas=0,
+            target_num_replicas=0,
+            capacity_adjusted_min_replicas=least,
+            capacity_adjusted_max_replicas=8,
+        )
+    policy._hear(contexts)
+    policy.poll()
+    assert {i.name: n for i, n in policy(contexts)[0].items()} == {"g5": 3}
 
 
 def test_a_framework_that_cannot_run_is_not_planned() -> None:
