@@ -161,7 +161,7 @@ def _remember(
     return replace(
         boosted,
         pools={
-            pool.name: _known(now, pool, before, wanted=_wanted(pool, pools, need, before))
+            pool.name: _known(now, pool, before, wanted=_wanted(now, pool, pools, need, before))
             for pool in pools
         },
         required=need,
@@ -172,10 +172,14 @@ def _remember(
     )
 
 
-def _wanted(pool: PoolView, pools: Sequence[PoolView], need: float, before: Plan) -> bool:
+def _wanted(
+    now: float, pool: PoolView, pools: Sequence[PoolView], need: float, before: Plan
+) -> bool:
     """Whether more of a pool out of stock would be used if only it could be had."""
     supplies = {name: old.supply for name, old in before.pools.items()}
-    if pool.name not in supplies or supplies[pool.name].state != "short":
+    supply = supplies.get(pool.name)
+    # Before its time to be probed the answer does not matter, and takes a solution to find.
+    if supply is None or supply.state != "short" or now < supply.probe_at:
         return True
     high = {
         one.name: supplies[one.name].most(one)

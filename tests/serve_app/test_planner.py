@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.autoscaling.cheapest import capacity_of, cheapest, cost_of
+from serve_app.autoscaling.cheapest import _by_highs, _solve, capacity_of, cheapest, cost_of
+from serve_app.autoscaling.covering import cover
 from serve_app.autoscaling.forecast import Sample, growth, level, required
 from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
 from serve_app.autoscaling.shortage import FIRST_PROBE_S, Supply
@@ -107,6 +108,41 @@ def test_cheapest_is_exact(pools: list[PoolView], need: float) -> None:
 def test_less_demand_never_costs_more(pools: list[PoolView], one: float, other: float) -> None:
     less, more = sorted((one, other))
     assert cost_of(pools, cheapest(pools, less)) <= cost_of(pools, cheapest(pools, more)) + 1e-6
+
+
+kinds = st.lists(
+    st.tuples(st.floats(0.3, 4.0), st.floats(5.0, 60.0), st.integers(1, 40)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, st.floats(0.001, 1.0))
+def test_our_search_finds_what_a_general_solver_finds(
+    kinds: list[tuple[float, float, int]], part: float
+) -> None:
+    need = part * sum(size * most for _, size, most in kinds)
+    ours, theirs = cover(kinds, need), _by_highs(kinds, need)
+    assert ours is not None
+    assert sum(kind[1] * count for kind, count in zip(kinds, ours, strict=True)) >= need - 1e-6
+    assert all(0 <= count <= kind[2] for kind, count in zip(kinds, ours, strict=True))
+    cost = [
+        sum(kind[0] * count for kind, count in zip(kinds, counts, strict=True))
+        for counts in (ours, theirs)
+    ]
+    assert cost[0] == pytest.approx(cost[1], rel=1e-6)
+
+
+def test_what_is_too_much_for_our_search_is_solved_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = [view(f"p{i}", capacity=20 + i, price=1 + i / 21) for i in range(8)]
+    _solve.cache_clear()
+    found = cheapest(pools, 1234)
+    monkeypatch.setattr("serve_app.autoscaling.covering.MOST_STEPS", 3)
+    assert cover([(1 + i / 21, 20.0 + i, 50) for i in range(8)], 1234.0) is None
+    _solve.cache_clear()
+    assert cost_of(pools, cheapest(pools, 1234)) == pytest.approx(cost_of(pools, found), rel=1e-5)
+    _solve.cache_clear()
 
 
 def test_many_alike_pools_are_solved_as_one_kind() -> None:
