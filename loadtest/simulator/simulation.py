@@ -139,14 +139,11 @@ class Simulation:
         for fleet in self.fleets.values():
             fleet.settle(env.now)
         dollars = sum(fleet.dollars for fleet in self.fleets.values())
-        changes = {name: fleet.changes for name, fleet in self.fleets.items()}
         samples = tuple(self._samples)
         while self._open and env.now < scenario.duration_s + GRACE_S:
             env.run(until=env.now + TICK_S)
         self._unanswered += self._open
-        return self._report(
-            scaler_name, dollars, changes, samples, wall_s=time.perf_counter() - started
-        )
+        return self._report(scaler_name, dollars, samples, wall_s=time.perf_counter() - started)
 
     # -- arrivals and answers: the hot path
 
@@ -388,7 +385,6 @@ class Simulation:
         self,
         scaler_name: str,
         dollars: float,
-        changes: Mapping[str, int],
         samples: tuple[Sample, ...],
         wall_s: float,
     ) -> Report:
@@ -420,7 +416,8 @@ class Simulation:
                 name: fleet.answers / answered if answered else 0.0
                 for name, fleet in self.fleets.items()
             },
-            changes=changes,
+            changes={name: fleet.changes for name, fleet in self.fleets.items()},
+            changed_at={name: tuple(fleet.changed_at) for name, fleet in self.fleets.items()},
             samples=samples,
             wall_s=wall_s,
         )

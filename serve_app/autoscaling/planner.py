@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -111,6 +112,11 @@ def plan(
     at once. Only when a cheaper fleet has sufficed for the whole stabilisation window are replicas
     taken away, and those of one pool only once those of the other that replace them are ready.
 
+    At equal state, of two requirements the higher gets no less capacity and costs no less, with
+    two exceptions that end by themselves: while a cheaper fleet is built beside the present one,
+    and while a pool rests for a window after its last change. The targets keep the pools' bounds,
+    but that a pool whose hardware is not to be had may be below its least.
+
     Args:
         now: seconds, on any clock.
         pools: all that the planner decides on.
@@ -122,9 +128,13 @@ def plan(
     supplies = {pool.name: here.pools[pool.name].supply for pool in pools}
     low = {pool.name: supplies[pool.name].least(pool) for pool in pools}
     high = {pool.name: supplies[pool.name].most(pool) for pool in pools}
-    present = {pool.name: max(low[pool.name], min(high[pool.name], pool.target)) for pool in pools}
+    present = {
+        pool.name: max(low[pool.name], _filled(pool, min(high[pool.name], pool.target), high))
+        for pool in pools
+    }
     counted = {
-        pool.name: min(supplies[pool.name].counted(pool), present[pool.name]) for pool in pools
+        pool.name: supplies[pool.name].counted(replace(pool, target=present[pool.name]))
+        for pool in pools
     }
     missing = here.required - capacity_of(pools, counted)
     if missing > _TINY:
@@ -134,6 +144,12 @@ def plan(
         targets = _shrunk(now, pools, here, options, present, low, high)
         reason = f"{here.required:.0f} row-steps/s required, {options.shrink_after_s:g} s long"
     return replace(here, pools=_told(now, pools, here, targets, reason))
+
+
+def _filled(pool: PoolView, count: int, high: Mapping[str, int]) -> int:
+    """``count``, and what else a node holds that is begun and paid for anyway."""
+    whole = math.ceil(count / pool.per_node) * pool.per_node
+    return whole if whole <= high[pool.name] else count
 
 
 def _remember(
@@ -263,12 +279,14 @@ def _shrunk(
     need = max(amount for _, amount in here.requirements) * (1 + options.shrink_margin)
     smallest = min((pool.capacity for pool in pools if pool.capacity > 0), default=0.0)
     need = 0.0 if idle else max(need, _LEAST_NEED * smallest, _TINY)
+    costs = cost_of(pools, present)
     best = cheapest(pools, need, low=low, high=high)
-    if need > 0 and capacity_of(pools, best) < need - _TINY:
-        return targets
     grows = any(best[name] > present[name] for name in best)
-    limit = 1 - options.least_saving if grows else 1.0
-    if cost_of(pools, best) >= cost_of(pools, present) * limit - _TINY:
+    if grows and cost_of(pools, best) >= costs * (1 - options.least_saving) - _TINY:
+        # Not worth moving to other pools; the present ones may be too much all the same.
+        best = cheapest(pools, need, low=low, high=present)
+    enough = need <= 0 or capacity_of(pools, best) >= need - _TINY
+    if not enough or cost_of(pools, best) >= costs - _TINY:
         return targets
     targets |= {
         name: count
