@@ -19,7 +19,7 @@ HOUR_S = 3600.0
 PEAK_S = 12 * HOUR_S
 _DAILY = 400_000
 _LOW = 0.1  # part of the peak rate that is left at night
-_HOLD_S = 30.0
+_HOLD_S = 300.0
 _P4_PRICE = 1.5
 _GPUS = ("g5_compiled", "g6", "g5_eager")
 
