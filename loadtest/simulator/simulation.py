@@ -20,7 +20,7 @@ from loadtest.simulator.scalers import Observation, PoolTraffic, Scaler
 from loadtest.simulator.scenario import Scenario
 from loadtest.simulator.windows import TICK_S, Window
 from serve_app.autoscaling.views import Demand
-from serve_app.routing.fairness import FULL
+from serve_app.routing.fairness import FULL, may_enter
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import Decision, Refusal, Wishes, route
 from serve_app.routing.work import Work
@@ -198,7 +198,7 @@ class Simulation:
         for fleet in self.fleets.values():
             inside += fleet.load.rows
             room += fleet.room
-        return room == 0 or (not ahead and (inside == 0 or inside + work.rows <= FULL * room))
+        return room == 0 or may_enter(work.rows, inside, FULL * room, ahead=bool(ahead))
 
     def answered(self, fleet: Fleet, request: Request, now: float) -> None:
         """See ``Service.answered``."""

@@ -101,6 +101,14 @@ def test_mix_draws_by_probability() -> None:
         Mix(((Work(2, 10), 0.9),))
 
 
+def test_the_command_runs_the_planner_on_dozens_of_pools(tmp_path: Path) -> None:
+    asked = "--scenario fifty-pools --scaler planner --scale 0.002 --out"
+    main([*asked.split(), str(tmp_path)])
+    run = json.loads((tmp_path / "fifty-pools.planner.0.json").read_text())
+    assert run["answered"] == run["requests"] > 10_000
+    assert len(run["changes"]) == 50
+
+
 def test_the_command_writes_what_it_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
