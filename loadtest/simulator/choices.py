@@ -101,6 +101,6 @@ CHOICES: dict[str, Choice] = {
     "equal-tuned": Choice(make=_threshold_tuned, policy="capacity"),
     "ongoing": Choice(make=_ongoing, policy="capacity", max_ongoing=5),
     "fixed": Choice(make=_fixed),
-    "planner": Choice(make=_planner, policy="latency", min_replicas=0, hold_s=300, late=True),
-    "planner-misled": Choice(make=_misled, policy="latency", min_replicas=0, hold_s=300, late=True),
+    "planner": Choice(make=_planner, policy="latency", min_replicas=0, late=True),
+    "planner-misled": Choice(make=_misled, policy="latency", min_replicas=0, late=True),
 }

@@ -60,6 +60,7 @@ class Fleet:
         queued: row-steps that wait, in replicas or before them, for a place in a batch.
         routed, answers: requests sent here and answered here so far.
         changes: replicas that the target was raised or lowered by, in all.
+        changed_at: simulated seconds at which it was.
         dollars: paid for nodes until ``paid_until_s``.
     """
 
@@ -111,6 +112,7 @@ class Fleet:
         self.routed = 0
         self.answers = 0
         self.changes = 0
+        self.changed_at: list[float] = []
         self.dollars = 0.0
         self._paid_until_s = 0.0
         for window in spec.ice:
@@ -228,6 +230,7 @@ class Fleet:
         target = min(max(target, self.spec.min_replicas), self.spec.max_replicas)
         if target != self.target:
             self.changes += abs(target - self.target)
+            self.changed_at.append(now)
             self.target = target
             self._reconcile(now)
 

@@ -16,6 +16,9 @@ class PlannerScaler:
         options: of the planner.
         period_s: seconds between decisions.
         promise: how many times what replicas really do the planner is told they do.
+
+    Attributes:
+        last: the newest decision.
     """
 
     def __init__(
@@ -24,7 +27,7 @@ class PlannerScaler:
         self._options = options
         self._period_s = period_s
         self._promise = promise
-        self._last = Plan()
+        self.last = Plan()
 
     @property
     def period_s(self) -> float:
@@ -34,5 +37,5 @@ class PlannerScaler:
     def decide(self, now_s: float, view: Observation) -> Mapping[str, int]:
         """See ``Scaler``."""
         pools = [replace(pool, capacity=pool.capacity * self._promise) for pool in view.pools]
-        self._last = plan(now_s, pools, view.demand, self._options, self._last)
-        return self._last.targets
+        self.last = plan(now_s, pools, view.demand, self._options, self.last)
+        return self.last.targets

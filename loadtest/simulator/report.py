@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -47,6 +48,7 @@ class Report:
         dollars: paid for nodes while requests arrived.
         shares: part of the answers by pool.
         changes: replicas by which each pool's target was moved, up and down together.
+        changed_at: simulated seconds at which each pool's target was moved.
         samples: minute by minute.
         wall_s: seconds that the simulation took; not part of equality.
     """
@@ -68,6 +70,7 @@ class Report:
     dollars: float
     shares: Mapping[str, float]
     changes: Mapping[str, int]
+    changed_at: Mapping[str, Sequence[float]]
     samples: Sequence[Sample]
     wall_s: float = field(default=0.0, compare=False)
 
@@ -80,6 +83,15 @@ class Report:
     def dollars_per_1000(self) -> float | None:
         """US dollars for 1,000 pictures; ``None`` if there was none."""
         return self.dollars / self.answered * 1000 if self.answered else None
+
+    def shortest_gap_s(self, after_s: float = 0.0) -> float | None:
+        """Least seconds between two changes of one pool's target; ``None`` without two of any.
+
+        Args:
+            after_s: changes before it do not count.
+        """
+        kept = ([at for at in times if at >= after_s] for times in self.changed_at.values())
+        return min((b - a for times in kept for a, b in pairwise(times)), default=None)
 
     @property
     def title(self) -> str:

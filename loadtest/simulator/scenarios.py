@@ -19,7 +19,8 @@ HOUR_S = 3600.0
 PEAK_S = 12 * HOUR_S
 _DAILY = 400_000
 _LOW = 0.1  # part of the peak rate that is left at night
-_HOLD_S = 30.0
+_HOLD_S = 300.0
+_P4_PRICE = 1.5
 _GPUS = ("g5_compiled", "g6", "g5_eager")
 
 # Seconds a picture, US dollars an hour, weight when optimised for cost, and the sample's two
@@ -115,6 +116,43 @@ def seed_rule_batched(scale: float) -> Scenario:
     return _two_pools(scale, "seed-rule-batched", "200 and 300 a minute, batched", speeds)
 
 
+def steady(scale: float) -> Scenario:
+    """Six hours at the mean rate of the days, which only chance moves."""
+    day = _day(scale, "steady", "a constant rate for six hours")
+    rate = _DAILY * scale / 86400
+    return replace(
+        day,
+        arrivals=Poisson(rate),
+        duration_s=6 * HOUR_S,
+        initial=enough(day.pools, rate, 0.7),
+    )
+
+
+def whole_nodes(scale: float) -> Scenario:
+    """Three times the days' traffic, and beside the units nodes of eight GPUs that batch.
+
+    They come, and are paid for, as a whole: eight replicas that do eight pictures at a time in
+    0.95 s. Speed and price are made up, such that a node pays only near the peak.
+    """
+    day = _day(3 * scale, "whole-nodes", "three times the traffic, and nodes of eight replicas")
+    node = PoolSpec(
+        name="p4",
+        speed=Speed({2: 31.0, 4: 42.0, 8: 60.0, 16: 95.0}, max_rows=16),
+        price_per_hour=_P4_PRICE,
+        weight=10.0,
+        max_replicas=8 * math.ceil(4 * max(1.0, scale)),
+        per_node=8,
+        provisioning_s=180.0,
+    )
+    pools = (*day.pools, node)
+    return replace(
+        day,
+        pools=pools,
+        initial=enough(pools, day.arrivals.rates(np.zeros(1))[0], 0.7),
+        thresholds={**day.thresholds, "p4": 350.0},
+    )
+
+
 def fifty_pools(scale: float) -> Scenario:
     """Two of each unit in five regions, 10,000 pictures a second for ten minutes."""
     rate = 10_000 * scale
@@ -146,6 +184,8 @@ SCENARIOS: dict[str, Callable[[float], Scenario]] = {
     "spot-reclaim-gpus": spot_reclaim_gpus,
     "seed-rule": seed_rule,
     "seed-rule-batched": seed_rule_batched,
+    "whole-nodes": whole_nodes,
+    "steady": steady,
     "fifty-pools": fifty_pools,
 }
 

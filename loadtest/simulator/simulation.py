@@ -20,7 +20,7 @@ from loadtest.simulator.scalers import Observation, PoolTraffic, Scaler
 from loadtest.simulator.scenario import Scenario
 from loadtest.simulator.windows import TICK_S, Window
 from serve_app.autoscaling.views import Demand
-from serve_app.routing.fairness import FULL
+from serve_app.routing.fairness import FULL, may_enter
 from serve_app.routing.policies import POLICIES, Policy, PolicyOptions
 from serve_app.routing.router import Decision, Refusal, Wishes, route
 from serve_app.routing.work import Work
@@ -102,6 +102,8 @@ class Simulation:
         self._retried = 0
         self._returning = 0
         self.latencies = array("f")
+        # The same, each over what its work may take (``Work.allowance``): what scalers go by.
+        self._judged = array("f")
         self._held: deque[Request] = deque()
         self._held_row_steps = 0.0
 
@@ -137,14 +139,11 @@ class Simulation:
         for fleet in self.fleets.values():
             fleet.settle(env.now)
         dollars = sum(fleet.dollars for fleet in self.fleets.values())
-        changes = {name: fleet.changes for name, fleet in self.fleets.items()}
         samples = tuple(self._samples)
         while self._open and env.now < scenario.duration_s + GRACE_S:
             env.run(until=env.now + TICK_S)
         self._unanswered += self._open
-        return self._report(
-            scaler_name, dollars, changes, samples, wall_s=time.perf_counter() - started
-        )
+        return self._report(scaler_name, dollars, samples, wall_s=time.perf_counter() - started)
 
     # -- arrivals and answers: the hot path
 
@@ -199,11 +198,13 @@ class Simulation:
         for fleet in self.fleets.values():
             inside += fleet.load.rows
             room += fleet.room
-        return room == 0 or (not ahead and (inside == 0 or inside + work.rows <= FULL * room))
+        return room == 0 or may_enter(work.rows, inside, FULL * room, ahead=bool(ahead))
 
     def answered(self, fleet: Fleet, request: Request, now: float) -> None:
         """See ``Service.answered``."""
-        self.latencies.append(now - request.arrived_s)
+        took_s = now - request.arrived_s
+        self.latencies.append(took_s)
+        self._judged.append(took_s / request.work.allowance(self._scenario.default))
         if self._held:  # their turn comes before that of whoever arrives next
             self._send_held(now)
 
@@ -316,7 +317,7 @@ class Simulation:
             row_steps_per_s=self._row_steps.rate(now, self._arrived_row_steps),
             pictures_per_s=self._pictures.rate(now, self._arrived),
             backlog=queued + self._held_row_steps,
-            p95_s=self._p95(int(self._answers.since())),
+            p95_s=self._p95(self._judged, int(self._answers.since())),
         )
         traffic = {
             name: PoolTraffic(
@@ -328,12 +329,13 @@ class Simulation:
         }
         return Observation([fleet.view() for fleet in self.fleets.values()], demand, traffic)
 
-    def _p95(self, since: int) -> float | None:
+    @staticmethod
+    def _p95(seconds: array[float], since: int) -> float | None:
         """Of the answers from the ``since``-th on; exact, by nearest rank."""
-        if since >= len(self.latencies):
+        if since >= len(seconds):
             return None
         # A copy: an array that is shared with numpy could not grow.
-        latest = np.frombuffer(self.latencies[since:], dtype=np.float32)
+        latest = np.frombuffer(seconds[since:], dtype=np.float32)
         rank = int(np.ceil(0.95 * latest.size)) - 1
         return float(np.partition(latest, rank)[rank])
 
@@ -347,7 +349,7 @@ class Simulation:
                 at_s=now,
                 pictures_per_s=(self._arrived - arrived) / elapsed_s,
                 row_steps_per_s=(self._arrived_row_steps - row_steps) / elapsed_s,
-                p95_s=self._p95(answers),
+                p95_s=self._p95(self.latencies, answers),
                 dollars_per_hour=sum(fleet.cost_per_hour for fleet in self.fleets.values()),
                 ready={name: fleet.ready for name, fleet in self.fleets.items()},
                 target={name: fleet.target for name, fleet in self.fleets.items()},
@@ -383,7 +385,6 @@ class Simulation:
         self,
         scaler_name: str,
         dollars: float,
-        changes: Mapping[str, int],
         samples: tuple[Sample, ...],
         wall_s: float,
     ) -> Report:
@@ -415,7 +416,8 @@ class Simulation:
                 name: fleet.answers / answered if answered else 0.0
                 for name, fleet in self.fleets.items()
             },
-            changes=changes,
+            changes={name: fleet.changes for name, fleet in self.fleets.items()},
+            changed_at={name: tuple(fleet.changed_at) for name, fleet in self.fleets.items()},
             samples=samples,
             wall_s=wall_s,
         )

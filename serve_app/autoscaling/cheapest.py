@@ -1,4 +1,4 @@
-"""The least-cost fleet: an integer program over unlike pools, solved exactly by HiGHS."""
+"""The least-cost fleet: an integer program over unlike pools, solved exactly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from serve_app.autoscaling.covering import Column, cover
 from serve_app.autoscaling.views import PoolView
 
 # Requirements are rounded up to this part of the smallest replica, so that noise that changes
 # nothing is not solved for again.
 _GRAIN = 0.05
 _TINY = 1e-9
-# Ten pools take milliseconds; this is for dozens of nearly equal ones.
-_MOST_S = 1.0
+# Nodes, not seconds: the same input must give the same fleet on a busy machine too.
+_MOST_NODES = 2000
 
 
 def cheapest(
@@ -96,33 +97,50 @@ def _solve(columns: tuple[tuple[float, float, int, int], ...], required: float) 
 def _integer_program(
     columns: Sequence[tuple[float, float, int, int]], required: float
 ) -> list[int]:
+    """Nodes per column (price, capacity, least, most), which at their most suffice."""
+    highest = max(column[0] for column in columns)
+    largest = max(column[1] for column in columns)
+    kinds = [
+        # Among equally cheap fleets the one with fewer nodes, then the one that can do more: by a
+        # hair's breadth. So a higher requirement never gets less capacity.
+        (price + highest * (1e-6 - 1e-8 * capacity / largest), capacity, high - low)
+        for price, capacity, low, high in columns
+    ]
+    need = required - sum(capacity * low for _, capacity, low, _ in columns)
+    more = cover(kinds, need)
+    if more is None:
+        more = _by_highs(kinds, need)
+    return [low + count for (_, _, low, _), count in zip(columns, more, strict=True)]
+
+
+def _by_highs(kinds: Sequence[Column], required: float) -> list[int]:
+    """The same as ``cover``, for dozens of kinds that are nearly equally good."""
     # Imported here: the ingress reads this package's plain values without needing a solver.
     import highspy
     import numpy as np
 
-    prices, capacities, least, most = (np.array(part, float) for part in zip(*columns, strict=True))
-    count = len(columns)
+    costs, sizes, most = (np.array(part, float) for part in zip(*kinds, strict=True))
+    count = len(kinds)
     program = highspy.HighsLp()
     program.num_col_, program.num_row_ = count, 1
-    # Among equally cheap fleets the one with fewer nodes: a hair's breadth per node.
-    program.col_cost_ = prices + 1e-6 * prices.max()
-    program.col_lower_, program.col_upper_ = least, most
+    program.col_cost_ = costs
+    program.col_lower_, program.col_upper_ = np.zeros(count), most
     program.row_lower_ = np.array([required])
     program.row_upper_ = np.array([highspy.kHighsInf])
     program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
     program.a_matrix_.start_ = np.array([0, count])
     program.a_matrix_.index_ = np.arange(count)
-    program.a_matrix_.value_ = capacities
+    program.a_matrix_.value_ = sizes
     program.integrality_ = [highspy.HighsVarType.kInteger] * count
     solver = highspy.Highs()  # type: ignore[no-untyped-call]
     for option, value in (
         ("output_flag", False),
-        ("log_to_console", False),  # its solvers within print all the same
+        ("log_to_console", False),  # its solvers within print all the same, once in hundreds
         ("threads", 1),
         ("presolve", "off"),  # takes longer than so small a program
         ("mip_heuristic_effort", 0.0),
         ("mip_rel_gap", 0.0),
-        ("time_limit", _MOST_S),
+        ("mip_max_nodes", _MOST_NODES),
     ):
         solver.setOptionValue(option, value)
     solver.passModel(program)
@@ -131,7 +149,7 @@ def _integer_program(
     found = (
         solver.getInfo().primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     )
-    # At the time limit the best fleet found so far is within a hair of the best there is.
+    # At the limit of nodes the best fleet found so far is within a hair of the best there is.
     if status != highspy.HighsModelStatus.kOptimal and not found:
         raise RuntimeError(f"HiGHS: {solver.modelStatusToString(status)}")
     return [round(value) for value in solver.getSolution().col_value]

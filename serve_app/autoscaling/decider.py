@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from serve_app.autoscaling.planner import Plan, PlannerOptions, PoolPlan, plan
 from serve_app.autoscaling.presence import PoolNeed, Seen, decide, unplaced
@@ -14,9 +14,20 @@ from serve_app.autoscaling.views import Demand, PoolView
 
 # Of a pool of which nothing is known yet: of some price, and as fast as the slowest known.
 _SOME_PRICE = 1.0
-_NONE = (0, 0, 0)
 # Of decisions of an earlier controller, in seconds.
 _STALE_S = 600.0
+
+
+class Replicas(NamedTuple):
+    """One pool as Serve has it: ready, wanted, and the most and least that its bounds allow."""
+
+    ready: int
+    wanted: int
+    most: int
+    least: int = 0
+
+
+_NONE = Replicas(0, 0, 0)
 
 
 class PolicyBoard(Protocol):
@@ -63,7 +74,7 @@ class Decider:
 
     def decide(
         self,
-        replicas: Mapping[str, tuple[int, int, int]],
+        replicas: Mapping[str, tuple[int, ...]],
         stats: Mapping[str, Mapping[str, float]],
         *,
         faults: int = 0,
@@ -71,7 +82,7 @@ class Decider:
         """Targets, and per pool what is told of them.
 
         Args:
-            replicas: by pool: ready, wanted, and the most that Serve's own bounds allow.
+            replicas: by pool: ready, wanted, and the most and least that Serve's own bounds allow.
             stats: means of what the replicas recorded, by pool; passed on.
             faults: how often deciding has failed so far; passed on.
 
@@ -79,17 +90,18 @@ class Decider:
             Exception: whatever looking at the cluster raises.
         """
         seen, now = self._look(), self._clock()
+        serve = {name: Replicas(*numbers) for name, numbers in replicas.items()}
         elastic = {name: need for name, need in self._needs.items() if need.elastic is not None}
         steady = {name: need for name, need in self._needs.items() if need.elastic is None}
         targets = decide(steady, seen)
         told: dict[str, Any] = {name: {"target": count} for name, count in targets.items()}
         decision: dict[str, Any] = {"at": now, "faults": faults, "pools": told}
-        if elastic and elastic.keys() <= replicas.keys():
+        if elastic and elastic.keys() <= serve.keys():
             if self._before is None:
-                self._before = restored(self._board.decision(), elastic, replicas, now)
+                self._before = restored(self._board.decision(), elastic, serve, now)
             reports = self._board.reports()
             if reports:
-                self._plan(now, seen, targets, replicas, reports, decision)
+                self._plan(now, seen, targets, serve, reports, decision)
             self._tell(self._before, targets, decision)
         for name, numbers in stats.items():
             if name in told and numbers:
@@ -102,17 +114,17 @@ class Decider:
         now: float,
         seen: Seen,
         targets: dict[str, int],
-        replicas: Mapping[str, tuple[int, int, int]],
+        replicas: Mapping[str, Replicas],
         reports: Sequence[Mapping[str, Any]],
         decision: dict[str, Any],
     ) -> None:
         """Add the elastic pools' targets and what is told of them."""
         before = self._before or Plan()
         # Our own targets, not Serve's, which follow a little later.
-        wanted = {name: replicas.get(name, _NONE)[1] for name in self._needs}
+        wanted = {name: replicas.get(name, _NONE).wanted for name in self._needs}
         wanted |= before.targets | targets
         missing = unplaced(
-            self._needs, wanted, seen, {name: counts[0] for name, counts in replicas.items()}
+            self._needs, wanted, seen, {name: counts.ready for name, counts in replicas.items()}
         )
         facts = known(reports, self._needs)
         pinned = {name for report in reports for name in report["pinned"]}
@@ -150,20 +162,19 @@ class Decider:
 def _view(
     name: str,
     need: PoolNeed,
-    replicas: tuple[int, int, int],
+    replicas: Replicas,
     target: int,
     missing: int,
     facts: tuple[float, float],
     *,
     pinned: bool,
 ) -> PoolView:
-    ready, _, most = replicas
     capacity, price = facts
     elastic = need.elastic
     if elastic is None:  # its replicas are there anyway, and cost nothing more
         return PoolView(
             name=name,
-            ready=ready,
+            ready=replicas.ready,
             target=target,
             capacity=capacity,
             price=0.0,
@@ -172,16 +183,17 @@ def _view(
             provisioning_s=0.0,
         )
     # A request pinned to a pool at zero waits for its first replica, whatever that costs.
-    least = max(need.min_replicas, elastic.replicas_per_node if pinned else 0)
+    pin = elastic.replicas_per_node if pinned else 0
+    least = max(need.min_replicas, replicas.least, pin)
     return PoolView(
         name=name,
-        ready=ready,
+        ready=replicas.ready,
         target=target,
         unplaced=missing,
         capacity=capacity,
         price=price,
-        min_replicas=min(least, most),
-        max_replicas=min(need.max_replicas, most),
+        min_replicas=min(least, replicas.most),
+        max_replicas=min(need.max_replicas, replicas.most),
         per_node=elastic.replicas_per_node,
         provisioning_s=elastic.provisioning_s,
         start_s=elastic.start_s,
@@ -225,7 +237,7 @@ def known(
 def restored(
     decision: Mapping[str, Any] | None,
     pools: Mapping[str, PoolNeed],
-    replicas: Mapping[str, tuple[int, int, int]],
+    replicas: Mapping[str, Sequence[int]],
     now: float,
 ) -> Plan:
     """What an earlier controller knew of supply; targets are Serve's, the rest is soon seen again.

@@ -22,7 +22,8 @@ class DemandMeter:
         self._lock = threading.Lock()
         # (second, row-steps, pictures), one entry a second at most.
         self._arrived: deque[tuple[int, float, int]] = deque()
-        self._answered: deque[tuple[float, float]] = deque(maxlen=_MOST)
+        # (time, seconds, work)
+        self._answered: deque[tuple[float, float, Work]] = deque(maxlen=_MOST)
         self._held: Counter[str | None] = Counter()
 
     def arrived(self, work: Work, now: float) -> None:
@@ -35,10 +36,10 @@ class DemandMeter:
                 row_steps, pictures = 0.0, 0
             self._arrived.append((second, row_steps + work.row_steps, pictures + 1))
 
-    def answered(self, took_s: float, now: float) -> None:
-        """A request was answered with a picture ``took_s`` after it came in."""
+    def answered(self, work: Work, took_s: float, now: float) -> None:
+        """``work`` was answered with a picture ``took_s`` after it came in."""
         with self._lock:
-            self._answered.append((now, took_s))
+            self._answered.append((now, took_s, work))
 
     def held(self, row_steps: float, pin: str | None) -> None:
         """So much more work (less, when negative) waits for a pool to come up: any, or ``pin``."""
@@ -54,12 +55,16 @@ class DemandMeter:
             pictures = sum(entry[2] for entry in self._arrived)
         return row_steps / WINDOW_S, pictures / WINDOW_S
 
-    def p95_s(self, now: float) -> float | None:
-        """95th percentile (nearest rank) of the latencies within ``LATENCY_WINDOW_S``."""
+    def p95_s(self, now: float, default: Work) -> float | None:
+        """95th percentile (nearest rank) of the latencies within ``LATENCY_WINDOW_S``.
+
+        Each is divided by what it may take more than ``default``, so that it can be held against
+        the objective: what a request of more steps takes longer by, no replica more would mend.
+        """
         with self._lock:
             while self._answered and self._answered[0][0] < now - LATENCY_WINDOW_S:
                 self._answered.popleft()
-            took = sorted(seconds for _, seconds in self._answered)
+            took = sorted(seconds / work.allowance(default) for _, seconds, work in self._answered)
         return took[math.ceil(0.95 * len(took)) - 1] if len(took) >= _MIN_COUNT else None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,8 @@ _BOOST_DOWN_PERIOD_S = 600.0
 # Latencies are of the last minute: those of before help came must have left it.
 _SETTLE_S = 90.0
 _TINY = 1e-9
+# Until the last replica may go, so much of the smallest is taken to be needed.
+_LEAST_NEED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,11 @@ def plan(
     at once. Only when a cheaper fleet has sufficed for the whole stabilisation window are replicas
     taken away, and those of one pool only once those of the other that replace them are ready.
 
+    At equal state, of two requirements the higher gets no less capacity and costs no less, with
+    two exceptions that end by themselves: while a cheaper fleet is built beside the present one,
+    and while a pool rests for a window after its last change. The targets keep the pools' bounds,
+    but that a pool whose hardware is not to be had may be below its least.
+
     Args:
         now: seconds, on any clock.
         pools: all that the planner decides on.
@@ -120,9 +128,13 @@ def plan(
     supplies = {pool.name: here.pools[pool.name].supply for pool in pools}
     low = {pool.name: supplies[pool.name].least(pool) for pool in pools}
     high = {pool.name: supplies[pool.name].most(pool) for pool in pools}
-    present = {pool.name: max(low[pool.name], min(high[pool.name], pool.target)) for pool in pools}
+    present = {
+        pool.name: max(low[pool.name], _filled(pool, min(high[pool.name], pool.target), high))
+        for pool in pools
+    }
     counted = {
-        pool.name: min(supplies[pool.name].counted(pool), present[pool.name]) for pool in pools
+        pool.name: supplies[pool.name].counted(replace(pool, target=present[pool.name]))
+        for pool in pools
     }
     missing = here.required - capacity_of(pools, counted)
     if missing > _TINY:
@@ -132,6 +144,12 @@ def plan(
         targets = _shrunk(now, pools, here, options, present, low, high)
         reason = f"{here.required:.0f} row-steps/s required, {options.shrink_after_s:g} s long"
     return replace(here, pools=_told(now, pools, here, targets, reason))
+
+
+def _filled(pool: PoolView, count: int, high: Mapping[str, int]) -> int:
+    """``count``, and what else a node holds that is begun and paid for anyway."""
+    whole = math.ceil(count / pool.per_node) * pool.per_node
+    return whole if whole <= high[pool.name] else count
 
 
 def _remember(
@@ -159,7 +177,7 @@ def _remember(
     return replace(
         boosted,
         pools={
-            pool.name: _known(now, pool, before, wanted=_wanted(pool, pools, need, before))
+            pool.name: _known(now, pool, before, wanted=_wanted(now, pool, pools, need, before))
             for pool in pools
         },
         required=need,
@@ -170,10 +188,14 @@ def _remember(
     )
 
 
-def _wanted(pool: PoolView, pools: Sequence[PoolView], need: float, before: Plan) -> bool:
+def _wanted(
+    now: float, pool: PoolView, pools: Sequence[PoolView], need: float, before: Plan
+) -> bool:
     """Whether more of a pool out of stock would be used if only it could be had."""
     supplies = {name: old.supply for name, old in before.pools.items()}
-    if pool.name not in supplies or supplies[pool.name].state != "short":
+    supply = supplies.get(pool.name)
+    # Before its time to be probed the answer does not matter, and takes a solution to find.
+    if supply is None or supply.state != "short" or now < supply.probe_at:
         return True
     high = {
         one.name: supplies[one.name].most(one)
@@ -255,13 +277,16 @@ def _shrunk(
         return targets
     idle = now - max(here.last_demand_at, began) >= options.zero_after_s
     need = max(amount for _, amount in here.requirements) * (1 + options.shrink_margin)
-    need = 0.0 if idle else max(need, _TINY)
+    smallest = min((pool.capacity for pool in pools if pool.capacity > 0), default=0.0)
+    need = 0.0 if idle else max(need, _LEAST_NEED * smallest, _TINY)
+    costs = cost_of(pools, present)
     best = cheapest(pools, need, low=low, high=high)
-    if need > 0 and capacity_of(pools, best) < need - _TINY:
-        return targets
     grows = any(best[name] > present[name] for name in best)
-    limit = 1 - options.least_saving if grows else 1.0
-    if cost_of(pools, best) >= cost_of(pools, present) * limit - _TINY:
+    if grows and cost_of(pools, best) >= costs * (1 - options.least_saving) - _TINY:
+        # Not worth moving to other pools; the present ones may be too much all the same.
+        best = cheapest(pools, need, low=low, high=present)
+    enough = need <= 0 or capacity_of(pools, best) >= need - _TINY
+    if not enough or cost_of(pools, best) >= costs - _TINY:
         return targets
     targets |= {
         name: count

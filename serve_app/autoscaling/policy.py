@@ -52,7 +52,7 @@ class AutoscalingPolicy:
         self._board = board
         self._poll_s = poll_s
         self._decider: Any = None
-        self._replicas: dict[str, tuple[int, int, int]] = {}
+        self._replicas: dict[str, tuple[int, int, int, int]] = {}
         self._stats: dict[str, dict[str, float]] = {}
         self._states: dict[str, Any] = {}
         self._app_name = ""
@@ -108,6 +108,7 @@ class AutoscalingPolicy:
                 int(context.current_num_replicas),
                 int(context.target_num_replicas),
                 int(getattr(context, "capacity_adjusted_max_replicas", _MANY)),
+                int(getattr(context, "capacity_adjusted_min_replicas", 0)),
             )
             self._stats[key.name] = means(getattr(context, "aggregated_metrics", None))
 

@@ -123,7 +123,7 @@ def demand_report(
         # A snapshot's load is that of all ingress replicas.
         "backlog": meter.held_row_steps + sum(_queued(pool) for pool in pools) / peers,
         "pinned": meter.held_pins,
-        "p95_s": meter.p95_s(now),
+        "p95_s": meter.p95_s(now, default),
         "slo_s": slo_s,
         "default_row_steps": default.row_steps,
         "pools": {

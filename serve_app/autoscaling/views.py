@@ -45,7 +45,8 @@ class Demand:
         row_steps_per_s: work that arrived, refused requests included, averaged over a short window.
         pictures_per_s: requests of it.
         backlog: row-steps that wait for a place in a batch.
-        p95_s: 95th percentile of the seconds from request to answer; ``None`` if unknown.
+        p95_s: 95th percentile of the seconds from request to answer, each divided by how many times
+            the default request's work it was (``Work.allowance``); ``None`` if unknown.
     """
 
     row_steps_per_s: float

@@ -178,7 +178,7 @@ class Dispatcher:
         held = not self._directory.has(wishes.pin, work.lora)
         painted = await self._in_turn(request, work, wishes, limit, watch)
         if not held:  # else the time says how fast replicas come, not whether there are enough
-            self._meter.answered(self._clock() - began, self._clock())
+            self._meter.answered(work, self._clock() - began, self._clock())
         return painted
 
     async def _in_turn(

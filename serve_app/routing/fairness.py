@@ -17,6 +17,20 @@ _ROUNDING = 1e-6
 _MOST_KEYS = 1000
 
 
+def may_enter(rows: float, inside: float, room: float, *, ahead: bool = False) -> bool:
+    """Whether a request goes through the gate, by which it does not wait for its turn.
+
+    Whoever is alone goes ahead, else one that is larger than all room would wait for ever.
+
+    Args:
+        rows: of the request.
+        inside: rows that are through and not yet answered.
+        room: rows that may be.
+        ahead: whether others wait for their turn, whom a newcomer does not overtake.
+    """
+    return not ahead and (inside < _ROUNDING or inside + rows <= room)
+
+
 @dataclass(slots=True, order=True)
 class _Entry:
     tag: float
@@ -134,7 +148,7 @@ class FairGate:
     @asynccontextmanager
     async def turn(self, key: str, work: Work) -> AsyncIterator[None]:
         """Inside, the request may be sent to a pool."""
-        if self._queue or (self.active and not self._fits(work)):
+        if not self._may_enter(work, ahead=bool(self._queue)):
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.push(key, self._weight(key), work, waiting)
             self._let_in()  # there may be new replicas
@@ -158,15 +172,16 @@ class FairGate:
         self._let_in()
 
     def _let_in(self) -> None:
-        while (work := self._queue.first()) is not None and (not self.active or self._fits(work)):
+        while (work := self._queue.first()) is not None and self._may_enter(work):
             turn = self._queue.pop()
             if not turn.done():
                 self._inside += work.rows
                 turn.set_result(None)
 
-    def _fits(self, work: Work) -> bool:
-        # Whoever is alone goes ahead, else one that is larger than all room would wait for ever.
-        return self._inside < _ROUNDING or self._inside + work.rows <= self._room()
+    def _may_enter(self, work: Work, *, ahead: bool = False) -> bool:
+        if not self.active:
+            return not ahead
+        return may_enter(work.rows, self._inside, self._room(), ahead=ahead)
 
     def _weight(self, key: str) -> float:
         return (self._weights or {}).get(key, self._default)

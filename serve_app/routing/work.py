@@ -29,6 +29,14 @@ class Work:
         """Rows times steps."""
         return self.rows * self.steps
 
+    def allowance(self, default: Work) -> float:
+        """How many times the latency objective it may take: as often as it is ``default``'s work.
+
+        The objective is meant for the default request. One of four times the steps takes four times
+        as long on an idle replica, which no fleet can mend. Never below 1.
+        """
+        return max(1.0, self.row_steps / default.row_steps)
+
     @classmethod
     def of(cls, request: ImageRequest, reference_pixels: int) -> Work:
         """The work of ``request``; ``reference_pixels`` is the model's own picture size."""

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.simulator import IceWindow, Interruption, Scenario
+from loadtest.simulator import IceWindow, Interruption, Report, Scenario
 from loadtest.simulator.arrivals import Constant, Poisson, TimeTrace
 from loadtest.simulator.controllers import Controls
 from loadtest.simulator.mix import Mix
+from loadtest.simulator.planned import PlannerScaler
+from serve_app.autoscaling.cheapest import _solve
+from serve_app.autoscaling.planner import PlannerOptions
 from serve_app.routing.router import WaitLimits
 from serve_app.routing.speed import Speed
 from serve_app.routing.work import Work
@@ -36,13 +39,19 @@ def eventful() -> Scenario:
 GROW = Steps({10.0: {"a": 4, "b": 2}, 300.0: {"a": 1, "b": 3}, 500.0: {"a": 2}})
 
 
+@pytest.mark.parametrize("planned", [False, True], ids=["steps", "planner"])
 @pytest.mark.parametrize("policy", ["weighted", "latency", "failover", "cost", "capacity"])
-def test_seed_decides_everything(policy: str) -> None:
+def test_seed_decides_everything(policy: str, planned: bool) -> None:
     made = replace(eventful(), policy=policy)
-    first = report(made, GROW, seed=1)
-    assert report(made, GROW, seed=1) == first
-    assert report(made, GROW, seed=2) != first
-    assert first.retried > 0
+
+    def run(seed: int) -> Report:
+        _solve.cache_clear()  # what was solved before must not matter
+        return report(made, PlannerScaler(PlannerOptions()) if planned else GROW, seed=seed)
+
+    first = run(1)
+    assert run(1) == first
+    assert run(2) != first
+    assert planned or first.retried > 0
 
 
 def test_arrivals_do_not_depend_on_the_scaler() -> None:

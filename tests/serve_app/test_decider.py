@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from serve_app.routing.snapshot import PoolSnapshot, PoolState
 from serve_app.routing.speed import Profile, Speed
 from serve_app.routing.work import Load, Work
 from serve_app.telemetry.autoscaling import RayAutoscalingMetrics
-from tests.serve_app.test_autoscaling_policy import FakeBoard
+from tests.serve_app.test_autoscaling_policy import FakeBoard, _Id
 from tests.serve_app.virtual_time import run_virtually
 
 ALL = frozenset({"cpu", "cuda", "neuron", "emulated"})
@@ -158,6 +159,31 @@ def test_serves_own_bounds_are_kept() -> None:
     assert targets["g5"] == 3
 
 
+def test_serves_own_least_is_kept() -> None:
+    """As set while the service runs, above what the pool was configured with."""
+    replicas = counts() | {"g5": (0, 0, 8, 3), "inf2": (0, 0, 1, 2)}
+    targets, _ = decider(FakeBoard(report(0.0))).decide(replicas, {})
+    assert targets == {"inf2": 1, "g5": 3, "own": 0}
+
+
+def test_the_policy_hears_serves_own_bounds() -> None:
+    policy = AutoscalingPolicy(
+        RAW, look=lambda: Seen(NODES, ALL), board=FakeBoard(report(0.0)), poll_s=60
+    )
+    contexts: dict[Any, Any] = {}
+    for name in RAW:
+        least = 3 if name == "g5" else 0
+        contexts[_Id(name)] = SimpleNamespace(
+            current_num_replicas=0,
+            target_num_replicas=0,
+            capacity_adjusted_min_replicas=least,
+            capacity_adjusted_max_replicas=8,
+        )
+    policy._hear(contexts)
+    policy.poll()
+    assert {i.name: n for i, n in policy(contexts)[0].items()} == {"g5": 3}
+
+
 def test_a_framework_that_cannot_run_is_not_planned() -> None:
     board = FakeBoard(report())
     made = Decider(pool_needs(RAW), {}, lambda: Seen(NODES, frozenset({"cuda"})), board, Clock())
@@ -252,11 +278,20 @@ def test_the_meter_counts_what_arrives_within_its_window() -> None:
 def test_the_meters_p95_needs_some_answers_and_forgets() -> None:
     meter = DemandMeter()
     for number in range(19):
-        meter.answered(float(number), 100.0)
-    assert meter.p95_s(100.0) is None
-    meter.answered(19.0, 100.0)
-    assert meter.p95_s(100.0) == 18.0
-    assert meter.p95_s(161.0) is None
+        meter.answered(DEFAULT, float(number), 100.0)
+    assert meter.p95_s(100.0, DEFAULT) is None
+    meter.answered(DEFAULT, 19.0, 100.0)
+    assert meter.p95_s(100.0, DEFAULT) == 18.0
+    assert meter.p95_s(161.0, DEFAULT) is None
+
+
+def test_a_latency_is_held_against_what_its_work_may_take() -> None:
+    meter = DemandMeter()
+    for _ in range(15):
+        meter.answered(DEFAULT, 1.0, 100.0)
+        meter.answered(Work(DEFAULT.rows, 4 * DEFAULT.steps), 3.2, 100.0)
+        meter.answered(Work(DEFAULT.rows, 1), 0.9, 100.0)  # a small one may take what all may
+    assert meter.p95_s(100.0, DEFAULT) == 1.0
 
 
 def pool(name: str, *, ready: int = 1, rows: float = 0.0, elastic: bool = True) -> PoolSnapshot:

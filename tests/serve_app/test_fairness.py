@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.routing.fairness import FairGate, FairQueue
+from serve_app.routing.fairness import FairGate, FairQueue, may_enter
 from serve_app.routing.work import Work
 
 ONE = Work(1, 1)
@@ -25,6 +25,20 @@ def fill(queue: FairQueue, entries: list[tuple[str, float, Work]]) -> dict[Any, 
         queue.push(key, weight, work, turn)
     loop.close()
     return keys
+
+
+@pytest.mark.parametrize(
+    ("rows", "inside", "room", "ahead", "enters"),
+    [
+        (2, 4, 6, False, True),
+        (2, 5, 6, False, False),
+        (9, 0, 6, False, True),  # else it would wait for ever
+        (9, 0, 6, True, False),
+        (1, 0, 6, True, False),  # nobody is overtaken
+    ],
+)
+def test_may_enter(rows: float, inside: float, room: float, ahead: bool, enters: bool) -> None:
+    assert may_enter(rows, inside, room, ahead=ahead) is enters
 
 
 def test_shares_follow_the_weights() -> None:

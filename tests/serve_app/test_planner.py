@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.autoscaling.cheapest import capacity_of, cheapest, cost_of
+from serve_app.autoscaling.cheapest import _by_highs, _solve, capacity_of, cheapest, cost_of
+from serve_app.autoscaling.covering import cover
 from serve_app.autoscaling.forecast import Sample, growth, level, required
 from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
 from serve_app.autoscaling.shortage import FIRST_PROBE_S, Supply
@@ -107,6 +108,41 @@ def test_cheapest_is_exact(pools: list[PoolView], need: float) -> None:
 def test_less_demand_never_costs_more(pools: list[PoolView], one: float, other: float) -> None:
     less, more = sorted((one, other))
     assert cost_of(pools, cheapest(pools, less)) <= cost_of(pools, cheapest(pools, more)) + 1e-6
+
+
+kinds = st.lists(
+    st.tuples(st.floats(0.3, 4.0), st.floats(5.0, 60.0), st.integers(1, 40)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, st.floats(0.001, 1.0))
+def test_our_search_finds_what_a_general_solver_finds(
+    kinds: list[tuple[float, float, int]], part: float
+) -> None:
+    need = part * sum(size * most for _, size, most in kinds)
+    ours, theirs = cover(kinds, need), _by_highs(kinds, need)
+    assert ours is not None
+    assert sum(kind[1] * count for kind, count in zip(kinds, ours, strict=True)) >= need - 1e-6
+    assert all(0 <= count <= kind[2] for kind, count in zip(kinds, ours, strict=True))
+    cost = [
+        sum(kind[0] * count for kind, count in zip(kinds, counts, strict=True))
+        for counts in (ours, theirs)
+    ]
+    assert cost[0] == pytest.approx(cost[1], rel=1e-6)
+
+
+def test_what_is_too_much_for_our_search_is_solved_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = [view(f"p{i}", capacity=20 + i, price=1 + i / 21) for i in range(8)]
+    _solve.cache_clear()
+    found = cheapest(pools, 1234)
+    monkeypatch.setattr("serve_app.autoscaling.covering.MOST_STEPS", 3)
+    assert cover([(1 + i / 21, 20.0 + i, 50) for i in range(8)], 1234.0) is None
+    _solve.cache_clear()
+    assert cost_of(pools, cheapest(pools, 1234)) == pytest.approx(cost_of(pools, found), rel=1e-5)
+    _solve.cache_clear()
 
 
 def test_many_alike_pools_are_solved_as_one_kind() -> None:
@@ -261,6 +297,8 @@ class Toy:
     options: PlannerOptions = OPTIONS
     stock: Callable[[str, float], int] = lambda name, now: 1000
     noisy: bool = True
+    tick_s: float = 5.0
+    start: Mapping[str, int] = field(default_factory=dict)  # replicas that are ready at first
     now: float = 0.0
     last: Plan = field(default_factory=Plan)
     changes: list[tuple[float, str, int, int]] = field(default_factory=list)
@@ -271,8 +309,9 @@ class Toy:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
         self._arrived: deque[tuple[float, float]] = deque()
-        self._asked: dict[str, list[float]] = {pool.name: [] for pool in self.pools}
-        self._target = {pool.name: 0 for pool in self.pools}
+        self._asked: dict[str, list[float]] = {
+            pool.name: [-1000.0] * self.start.get(pool.name, 0) for pool in self.pools
+        }
 
     def fleet(self) -> list[PoolView]:
         found = []
@@ -292,7 +331,7 @@ class Toy:
     def run(self, seconds: float) -> Toy:
         end = self.now + seconds
         while self.now < end:
-            mean = self.rate(self.now) * 5
+            mean = self.rate(self.now) * self.tick_s
             count = max(0.0, self._chance.gauss(mean, math.sqrt(mean))) if self.noisy else mean
             self._arrived.append((self.now, count))
             while self._arrived[0][0] <= self.now - 30:
@@ -300,7 +339,7 @@ class Toy:
             pictures = sum(count for _, count in self._arrived) / 30
             fleet = self.fleet()
             real = self.truth * capacity_of(fleet, {pool.name: pool.ready for pool in fleet})
-            late = self.truth < 1 and real < mean / 5 * 20 * 1.05
+            late = self.truth < 1 and real < mean / self.tick_s * 20 * 1.05
             if late:
                 self.missed.append(self.now)
             demand = Demand(
@@ -316,9 +355,12 @@ class Toy:
                     self.changes.append((self.now, name, len(asked), target))
                 asked += [self.now] * (target - len(asked))
                 del asked[target:]
-            if capacity_of(fleet, {pool.name: pool.ready for pool in fleet}) < mean / 5 * 20:
-                self.short_s += 5
-            self.now += 5
+            if (
+                capacity_of(fleet, {pool.name: pool.ready for pool in fleet})
+                < mean / self.tick_s * 20
+            ):
+                self.short_s += self.tick_s
+            self.now += self.tick_s
         return self
 
     def targets(self) -> Mapping[str, int]:
@@ -369,6 +411,18 @@ def test_to_zero_and_back() -> None:
     assert sum(toy.targets().values()) == 0
     toy.run(500)
     assert sum(toy.targets().values()) > 0
+
+
+@pytest.mark.parametrize("capacity", [8.0, 20.0, 29.4, 100.0, 5000.0])
+@pytest.mark.parametrize("zero_after_s", [900.0, 3600.0])
+def test_the_last_replica_stays_as_long_as_was_said(capacity: float, zero_after_s: float) -> None:
+    options = PlannerOptions(zero_after_s=zero_after_s)
+    pools = [view("cheap", capacity=capacity), view("dear", capacity=2 * capacity, price=3.0)]
+    toy = Toy(pools, lambda now: 1.0 if now < 600 else 0.0, options=options, noisy=False)
+    toy.run(600 + zero_after_s - 10)
+    assert sum(toy.targets().values()) == 1
+    toy.run(700)
+    assert sum(toy.targets().values()) == 0
 
 
 def test_never_to_zero_below_the_minimum() -> None:
@@ -489,6 +543,16 @@ def test_part_of_a_node_counts_for_what_it_is() -> None:
     assert 3 * 20 + last.targets["dear"] * 40 >= last.required
 
 
+def test_a_node_that_is_begun_is_filled() -> None:
+    fleet = [replace(NODE, target=1, ready=1), replace(DEAR)]
+    made = plan(0.0, fleet, Demand(row_steps_per_s=100, pictures_per_s=5), OPTIONS, Plan())
+    assert made.required < 8 * 20
+    assert made.targets == {"node": 8, "dear": 0}
+    part = [replace(fleet[0], max_replicas=4), fleet[1]]  # as far as the bounds let it
+    made = plan(0.0, part, Demand(row_steps_per_s=100, pictures_per_s=5), OPTIONS, Plan())
+    assert made.targets["node"] == 1
+
+
 def test_a_bound_within_a_node_is_not_stepped_over() -> None:
     assert cheapest([replace(NODE, max_replicas=12), DEAR], 300) == {"node": 8, "dear": 4}
 
@@ -509,39 +573,118 @@ def test_pools_are_swapped_only_when_the_successor_is_ready() -> None:
 
 
 loads = st.lists(st.floats(0, 60), min_size=1, max_size=5)
+starts = st.lists(st.integers(0, 5), min_size=4, max_size=4)
+
+
+def started(pools: list[PoolView], counts: list[int]) -> dict[str, int]:
+    """A start state in whole nodes, within the bounds."""
+    return {
+        pool.name: min(count, pool.max_replicas) // pool.per_node * pool.per_node
+        for pool, count in zip(pools, counts, strict=False)
+    }
 
 
 @settings(max_examples=30, deadline=None)
-@given(small_pools, loads, st.integers(0, 5))
-def test_targets_keep_the_bounds(pools: list[PoolView], rates: list[float], least: int) -> None:
-    pools = [replace(p, min_replicas=least // 3 * p.per_node) for p in pools]
-    pools = [p for p in pools if p.min_replicas <= p.max_replicas]
-    toy = Toy(pools, lambda now: rates[int(now // 600) % len(rates)])
-    while toy.now < 600 * len(rates) + 600:
-        toy.run(50)
-        for pool in pools:
-            assert pool.min_replicas <= toy.targets()[pool.name] <= pool.max_replicas
-
-
-@settings(max_examples=60, deadline=None)
 @given(
     small_pools,
-    st.lists(st.integers(0, 5), min_size=4, max_size=4),
-    st.floats(0, 15),
-    st.floats(0, 15),
+    loads,
+    st.integers(0, 2),
+    st.lists(
+        st.tuples(st.integers(0, 3), st.floats(0, 3000), st.floats(50, 2000), st.integers(0, 2)),
+        max_size=4,
+    ),
 )
-def test_more_demand_at_equal_state_never_plans_less(
-    pools: list[PoolView], counts: list[int], one: float, other: float
+def test_targets_keep_the_bounds(
+    pools: list[PoolView],
+    rates: list[float],
+    least: int,
+    windows: list[tuple[int, float, float, int]],
 ) -> None:
-    fleet = [
-        replace(p, target=min(n, p.max_replicas), ready=min(n, p.max_replicas))
-        for p, n in zip(pools, counts, strict=False)
+    """At every decision; below its least only a pool whose hardware is not to be had."""
+    pools = [
+        replace(
+            pool,
+            min_replicas=min(least, pool.max_replicas // pool.per_node) * pool.per_node,
+        )
+        for pool in pools
     ]
 
-    def settled(rate: float) -> float:
-        demand = Demand(row_steps_per_s=rate * 20, pictures_per_s=rate, p95_s=1.0)
-        made = plan(0.0, fleet, demand, OPTIONS, Plan())
-        return cost_of(fleet, made.targets)
+    def stock(name: str, now: float) -> int:
+        return min(
+            [
+                nodes * pools[index].per_node
+                for index, begins, lasts, nodes in windows
+                if name == f"p{index}" and begins <= now < begins + lasts
+            ],
+            default=1000,
+        )
 
-    less, more = sorted((one, other))
-    assert settled(less) <= settled(more) + 1e-6
+    toy = Toy(pools, lambda now: rates[int(now // 600) % len(rates)], stock=stock, tick_s=10.0)
+    while toy.now < 600 * len(rates) + 600:
+        toy.run(toy.tick_s)
+        for pool in pools:
+            target, supply = toy.targets()[pool.name], toy.last.pools[pool.name].supply
+            assert 0 <= target <= pool.max_replicas
+            assert target % pool.per_node == 0
+            assert target >= pool.min_replicas or supply.state != "open" or supply.failing
+
+
+@settings(max_examples=40, deadline=None)
+@given(small_pools, starts, st.floats(0, 15))
+def test_constant_input_settles_without_swinging(
+    pools: list[PoolView], counts: list[int], rate: float
+) -> None:
+    """Any fleet, rate and start: no target turns back once it has settled, then none changes."""
+    toy = Toy(pools, lambda now: rate, noisy=False, tick_s=10.0, start=started(pools, counts)).run(
+        6000
+    )
+    for pool in pools:
+        moves = [new - old for at, name, old, new in toy.changes if name == pool.name and at > 300]
+        assert all(move > 0 for move in moves) or all(move < 0 for move in moves)
+    assert [change for change in toy.changes if change[0] > 3000] == []
+
+
+def decided(fleet: list[PoolView], now: float, rate: float, before: Plan) -> Plan:
+    demand = Demand(row_steps_per_s=rate * 20, pictures_per_s=rate, p95_s=1.0)
+    return plan(now, fleet, demand, OPTIONS, before)
+
+
+@settings(max_examples=150, deadline=None)
+@given(small_pools, starts, st.floats(0, 15), st.floats(0, 15), st.floats(0, 15))
+def test_what_more_demand_at_equal_state_changes(
+    pools: list[PoolView], counts: list[int], past: float, one: float, other: float
+) -> None:
+    """Never less capacity and never less cost, but while other pools take over; see ``plan``.
+
+    The state: any fleet, a demand of the last eleven minutes, and no change within a window.
+    """
+    have = started(pools, counts)
+    fleet = [replace(p, target=have[p.name], ready=have[p.name]) for p in pools]
+    before = Plan()
+    for now in range(0, 660, 30):
+        before = decided(fleet, float(now), past, before)
+        before = replace(  # what it says is not done, so the state stays as it is
+            before,
+            pools={
+                pool.name: replace(
+                    before.pools[pool.name], target=pool.target, changed_at=float("-inf")
+                )
+                for pool in fleet
+            },
+        )
+    less, more = sorted(
+        (decided(fleet, 660.0, rate, before) for rate in (one, other)),
+        key=lambda made: made.required,
+    )
+    everything = {pool.name: pool.max_replicas // pool.per_node * pool.per_node for pool in pools}
+    assert (
+        capacity_of(fleet, more.targets)
+        >= min(more.required, capacity_of(fleet, everything)) - 1e-6
+    )
+    added = {name: max(0, count - have[name]) for name, count in less.targets.items()}
+    if less.required <= capacity_of(fleet, have) and any(added.values()):
+        # A cheaper fleet is built beside the present one, which goes when that is ready.
+        assert cost_of(fleet, added) <= (1 - OPTIONS.least_saving) * cost_of(fleet, have) + 1e-6
+        return
+    assert capacity_of(fleet, less.targets) <= capacity_of(fleet, more.targets) + 1e-6
+    assert cost_of(fleet, less.targets) <= cost_of(fleet, more.targets) + 1e-6
