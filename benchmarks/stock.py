@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from benchmarks.peers.contestants import MOST
 from deployments.model import load_pipeline
 from deployments.model_info import load_model_info
 
 MODEL = "embedded"
-# Guided pictures in one call, two rows each: as many rows as our replica runs.
-MOST = 8
 _LOCK = threading.Lock()
 
 

@@ -15,6 +15,8 @@ PORT = 8123
 # More than one pipeline call takes: calls of equal steps are fuller then.
 COLLECT_S = 0.01
 GATHER = 16
+# Guided pictures in one call, two rows each: as many rows as our replica runs.
+MOST = 8
 OURS, OURS_HAPROXY, PLAIN = "imagine-serve", "imagine-serve, HAProxy", "FastAPI, one at a time"
 
 

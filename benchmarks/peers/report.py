@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.contestants import COLLECT_S, GATHER, OURS, OURS_HAPROXY, PLAIN, ROOT
+from benchmarks.peers.contestants import COLLECT_S, GATHER, MOST, OURS, OURS_HAPROXY, PLAIN, ROOT
 from benchmarks.peers.measure import LOADS, STEPS, WEIGHTS
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
@@ -20,7 +20,6 @@ from benchmarks.peers.summary import (
     value,
     verdicts,
 )
-from benchmarks.stock import MOST
 
 ABSENT = "–"
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Response
 
 from benchmarks.batcher import Batcher
-from benchmarks.peers.contestants import COLLECT_S
-from benchmarks.stock import MOST, Prompt, kind, paint, start, timing
+from benchmarks.peers.contestants import COLLECT_S, MOST
+from benchmarks.stock import Prompt, kind, paint, start, timing
 
 
 @asynccontextmanager
