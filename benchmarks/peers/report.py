@@ -64,6 +64,7 @@ def conditions(results: Results) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     mix = ", ".join(f"{s} ({w:.0%})" for s, w in zip(STEPS, WEIGHTS, strict=True))
     turns = 1 + max((cell["turn"] for cell in results.cells), default=0)
+    many = "one turn" if turns == 1 else f"{turns} turns, every other one in reverse order"
     return [
         f"`make peers && .venv/bin/python -m benchmarks.peers`, {found['date']}, {found['cores']}"
         f" cores of {found['cpu']}, Python {found['python']}, {versions}. Load of the machine"
@@ -71,7 +72,7 @@ def conditions(results: Results) -> list[str]:
         "",
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
-        f" same port, one server after the other; {turns} turns, the second in reverse order. The"
+        f" same port, one server after the other; {many}. The"
         " client runs on the same cores. Figures are means over the turns ± half their range;"
         " percentiles are over all requests of all turns. Only ratios within this page mean"
         " anything.",
