@@ -17,7 +17,12 @@ COLLECT_S = 0.01
 GATHER = 16
 # Guided pictures in one call, two rows each: as many rows as our replica runs.
 MOST = 8
-OURS, OURS_HAPROXY, PLAIN = "imagine-serve", "imagine-serve, HAProxy", "FastAPI, one at a time"
+OURS, OURS_HAPROXY, OURS_LEAN = (
+    "imagine-serve",
+    "imagine-serve, HAProxy",
+    "imagine-serve, no dashboard",
+)
+PLAIN = "FastAPI, one at a time"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def contestants(folder: Path) -> list[Contestant]:
         Contestant("Ray Serve, @serve.batch", serving(folder, config([plain_ray])), True),
         Contestant(OURS, ours),
         Contestant(OURS_HAPROXY, ours, environment=haproxy),
+        Contestant(OURS_LEAN, (python, "-m", "benchmarks.peers.lean", ours[-1])),
     ]
 
 

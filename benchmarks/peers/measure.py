@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.peers.contestants import (
     OURS,
-    OURS_HAPROXY,
+    OURS_LEAN,
     PLAIN,
     Contestant,
     config,
@@ -99,12 +99,16 @@ class Measurer:
     def saturated(self, contestant: Contestant, turn: int) -> None:
         """Start, memory, one client, and as much as it can do."""
         kinds = ["start", "alone", "equal", "mixed"]
+        if contestant.name == OURS_LEAN:
+            kinds = ["start"]
         if turn == 0 and contestant.name in GROWING:
             kinds += ["concurrency", "size"]
         self._run(contestant, turn, kinds)
 
     def loaded(self, contestant: Contestant, turn: int) -> None:
         """Shares of the best static batching's capacity."""
+        if contestant.name == OURS_LEAN:
+            return
         loads = LOADS[:1] if contestant.name == PLAIN else LOADS
         self._run(contestant, turn, [f"load {load}" for load in loads])
 
@@ -215,6 +219,3 @@ class Measurer:
             orders = [Order(seed, side=side) for seed in range(count)]
             found[str(side)] = told(asyncio.run(self._client.closed_loop(orders, count)))
         return found
-
-
-__all__ = ["LIGHT", "LOADS", "OURS", "OURS_HAPROXY", "Effort", "Measurer", "arrivals", "mixed"]

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.contestants import COLLECT_S, GATHER, MOST, OURS, OURS_HAPROXY, PLAIN, ROOT
+from benchmarks.peers.contestants import (
+    COLLECT_S,
+    GATHER,
+    MOST,
+    OURS,
+    OURS_HAPROXY,
+    OURS_LEAN,
+    PLAIN,
+    ROOT,
+)
 from benchmarks.peers.measure import LOADS, STEPS, WEIGHTS
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
@@ -251,7 +260,12 @@ def memory(results: Results) -> list[str]:
     if kinds:
         parts = sorted(kinds.items(), key=lambda item: -item[1])
         told = ", ".join(f"{kind} {mb}" for kind, mb in parts)
-        lines += [f"{OURS} by process, PSS in MB: {told}.", ""]
+        lines += [
+            f"{OURS} by process, PSS in MB: {told}. “{OURS_LEAN}” is the same service started"
+            " without Ray's dashboard, which also takes `serve deploy`, `serve status` and the REST"
+            " API away. The command is gone once it has deployed to a cluster that stands.",
+            "",
+        ]
     return lines
 
 
