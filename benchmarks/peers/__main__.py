@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.peers.contestants import ROOT
+from benchmarks.peers.figure import draw
 from benchmarks.peers.measure import LIGHT, Effort, Measurer
+from benchmarks.peers.report import page
 from benchmarks.peers.results import Results, conditions
 
 PARTS = ("saturated", "loads", "light")
@@ -73,6 +76,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     args = parser.parse_args()
+    # A time limit from outside then ends as Ctrl-C does: servers stopped, the page written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True)
     results = Results.open(args.results, args.resume)
     results.conditions = results.conditions or conditions(peer_versions())
@@ -94,9 +99,6 @@ def main() -> None:
                 progress.advance(task)
     except KeyboardInterrupt:
         console.print("cut: go on with --resume")
-    from benchmarks.peers.figure import draw
-    from benchmarks.peers.report import page
-
     draw(results, args.picture)
     args.page.write_text(page(results, args.picture), encoding="utf-8")
     console.print(f"{args.results}, {args.page}, {args.picture}")

@@ -22,7 +22,9 @@ OURS, OURS_HAPROXY, OURS_LEAN = (
     "imagine-serve, HAProxy",
     "imagine-serve, no dashboard",
 )
-PLAIN = "FastAPI, one at a time"
+PLAIN, BY_HAND = "FastAPI, one at a time", "FastAPI, batching by hand"
+LITSERVE, BENTOML, RAY_BATCH = "LitServe", "BentoML", "Ray Serve, @serve.batch"
+OTHERS = (PLAIN, BY_HAND, LITSERVE, BENTOML, RAY_BATCH)
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def contestants(folder: Path) -> list[Contestant]:
     bento = (peers, "-m", "bentoml", "serve", f"{module}.bento_server:Front")
     return [
         Contestant(PLAIN, (*fast, f"{module}.fastapi_server:plain")),
-        Contestant("FastAPI, batching by hand", (*fast, f"{module}.fastapi_server:batching"), True),
-        Contestant("LitServe", (peers, "-m", f"{module}.litserve_server", str(PORT)), True),
-        Contestant("BentoML", (*bento, "--host", "127.0.0.1", "--port", str(PORT)), True),
-        Contestant("Ray Serve, @serve.batch", serving(folder, config([plain_ray])), True),
+        Contestant(BY_HAND, (*fast, f"{module}.fastapi_server:batching"), True),
+        Contestant(LITSERVE, (peers, "-m", f"{module}.litserve_server", str(PORT)), True),
+        Contestant(BENTOML, (*bento, "--host", "127.0.0.1", "--port", str(PORT)), True),
+        Contestant(RAY_BATCH, serving(folder, config([plain_ray])), True),
         Contestant(OURS, ours),
         Contestant(OURS_HAPROXY, ours, environment=haproxy),
         Contestant(OURS_LEAN, (python, "-m", "benchmarks.peers.lean", ours[-1])),

@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.peers.contestants import (
+    BY_HAND,
+    LITSERVE,
     OURS,
     OURS_LEAN,
     PLAIN,
@@ -32,7 +34,7 @@ CONCURRENCY = (1, 8, 64, 512)
 SIDES = {64: 16, 128: 16, 256: 8}  # pixels, and how many pictures
 # Pools and ingress replicas.
 LIGHT = ((1, 1), (10, 1), (50, 1), (10, 2), (10, 4))
-GROWING = (OURS, "FastAPI, batching by hand", "LitServe")
+GROWING = (OURS, BY_HAND, LITSERVE)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from benchmarks.peers.contestants import (
     COLLECT_S,
     GATHER,
     MOST,
+    OTHERS,
     OURS,
     OURS_HAPROXY,
     OURS_LEAN,
@@ -56,7 +57,7 @@ def page(results: Results, picture: Path) -> str:
         ("Larger pictures", sizes),
         ("More pools, more ingress replicas", light),
         ("Where others are better", better),
-        ("Who could not be measured", failed),
+        ("Who was not measured", failed),
     ]
     where = os.path.relpath(picture, ROOT / "docs")
     lines = ["# Beside others", "", *conditions(results)]
@@ -369,10 +370,14 @@ def better(results: Results) -> list[str]:
 
 
 def failed(results: Results) -> list[str]:
-    """Servers without a picture, with what they said."""
+    """Servers that are not in the tables, with what they said."""
     up = set(results.servers("start")) | set(results.servers("light"))
     cells = [cell for cell in results.of("failed") if cell["server"] not in up]
-    return [*(f"* {cell['error']}" for cell in cells), ""] if cells else ["All answered.", ""]
+    said = {cell["server"]: cell["error"] for cell in cells}
+    absent = [server for server in (*OTHERS, OURS, OURS_HAPROXY) if server not in up]
+    if not absent:
+        return ["All were.", ""]
+    return [*(f"* {said.get(name, f'{name}: not part of this run')}" for name in absent), ""]
 
 
 def _ours(server: str) -> bool:
