@@ -10,7 +10,8 @@ from fastapi import FastAPI, Response
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.stock import Prompt, paint, pipeline, timing
+from benchmarks.prompt import Prompt, timing
+from benchmarks.stock import paint, pipeline
 
 
 def answer(prompt: Prompt) -> Response:

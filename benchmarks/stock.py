@@ -10,24 +10,14 @@ from functools import cache
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from benchmarks.peers.contestants import MOST
+from benchmarks.prompt import Prompt, kind
 from deployments.model import load_pipeline
 from deployments.model_info import load_model_info
 
 MODEL = "embedded"
 _LOCK = threading.Lock()
-
-
-class Prompt(BaseModel):
-    """What the samples accept."""
-
-    prompt: str
-    seed: int = 0
-    num_inference_steps: int = 8
-    width: int = 64
-    height: int = 64
 
 
 @cache
@@ -75,15 +65,10 @@ def paint_mixed(prompts: Sequence[Prompt]) -> list[tuple[bytes, float]]:
         groups.setdefault(kind(prompt), []).append(place)
     answers: dict[int, tuple[bytes, float]] = {}
     for places in groups.values():
-        for start in range(0, len(places), MOST):
-            chunk = places[start : start + MOST]
+        for first in range(0, len(places), MOST):
+            chunk = places[first : first + MOST]
             answers.update(zip(chunk, paint([prompts[i] for i in chunk]), strict=True))
     return [answers[place] for place in range(len(prompts))]
-
-
-def kind(prompt: Prompt) -> tuple[int, int, int]:
-    """What prompts of one call have in common."""
-    return prompt.num_inference_steps, prompt.width, prompt.height
 
 
 def png(image: Any) -> bytes:
@@ -91,8 +76,3 @@ def png(image: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-def timing(took_ms: float) -> dict[str, str]:
-    """The header that tells the pipeline's time."""
-    return {"Server-Timing": f"pipeline;dur={took_ms:.2f}"}

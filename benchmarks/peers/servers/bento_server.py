@@ -8,7 +8,7 @@ import bentoml
 from bentoml.validators import ContentType
 
 from benchmarks.peers.contestants import GATHER
-from benchmarks.stock import Prompt, paint_mixed, start, timing
+from benchmarks.prompt import Prompt, timing
 
 LONG_MS = 600_000
 QUIET = {"access": {"enabled": False}}
@@ -16,15 +16,18 @@ QUIET = {"access": {"enabled": False}}
 
 @bentoml.service(workers=1, traffic={"timeout": 600}, logging=QUIET)
 class Painter:
-    """The model's process."""
+    """The model's process, the only one that needs torch."""
 
     def __init__(self) -> None:
+        from benchmarks.stock import paint_mixed, start
+
         start()
+        self._paint = paint_mixed
 
     @bentoml.api(batchable=True, max_batch_size=GATHER, max_latency_ms=LONG_MS)
     def paint(self, prompts: list[Prompt]) -> list[tuple[bytes, float]]:
         """A collected batch."""
-        return paint_mixed(prompts)
+        return self._paint(prompts)
 
 
 @bentoml.service(workers=1, traffic={"timeout": 600, "max_concurrency": 2048}, logging=QUIET)

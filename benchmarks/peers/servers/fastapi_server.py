@@ -9,7 +9,8 @@ from fastapi import FastAPI, Response
 
 from benchmarks.batcher import Batcher
 from benchmarks.peers.contestants import COLLECT_S, MOST
-from benchmarks.stock import Prompt, kind, paint, start, timing
+from benchmarks.prompt import Prompt, kind, timing
+from benchmarks.stock import paint, start
 
 
 @asynccontextmanager

@@ -8,15 +8,18 @@ import litserve
 from fastapi import Response
 
 from benchmarks.peers.contestants import COLLECT_S, GATHER
-from benchmarks.stock import Prompt, paint_mixed, start, timing
+from benchmarks.prompt import Prompt, timing
 
 
 class Painter(litserve.LitAPI):
     """Collects up to ``GATHER`` requests, then runs them to their end."""
 
     def setup(self, device: str) -> None:
-        """In the worker process."""
+        """In the worker process, the only one that needs torch."""
+        from benchmarks.stock import paint_mixed, start
+
         start()
+        self._paint = paint_mixed
 
     def decode_request(self, request: dict[str, object]) -> Prompt:
         """One request."""
@@ -28,7 +31,7 @@ class Painter(litserve.LitAPI):
 
     def predict(self, prompts: list[Prompt]) -> list[tuple[bytes, float]]:
         """A collected batch."""
-        return paint_mixed(prompts)
+        return self._paint(prompts)
 
     def unbatch(self, output: list[tuple[bytes, float]]) -> list[tuple[bytes, float]]:
         """Nothing to split."""
