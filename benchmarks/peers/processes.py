@@ -18,6 +18,8 @@ from benchmarks.peers.contestants import PORT, ROOT, Contestant
 from benchmarks.peers.load import Client
 
 START_S = 240.0
+# HAProxy takes half a minute to let go; what is left after this is killed.
+STOP_S = 12.0
 URL = f"http://127.0.0.1:{PORT}"
 # For all alike. OpenMP threads that spin while they wait make steps many times slower on busy
 # cores. Ray gives its workers the lowest priority but four, which a server of one process does not.
@@ -140,7 +142,7 @@ def running(contestant: Contestant, log: Path, patience_s: float = START_S) -> I
         started = family(first)
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(40)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
