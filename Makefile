@@ -8,12 +8,14 @@ NEURON := .venv-neuron
 NEURON_STAMP := $(NEURON)/.installed
 OLDER := $(VENV)/older/.installed
 REPORTS := build/reports
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 OPENAI_1 := $(VENV)/openai-1/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo dashboards test lint e2e slow guarantees bench neuron neuron-test clean
+.PHONY: setup serve demo dashboards test lint e2e slow guarantees bench peers bench-peers neuron neuron-test clean
 
 setup: $(STAMP)
 
@@ -81,6 +83,22 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.routing --out benchmarks/routing.md
 	$(BIN)/python -m benchmarks.previews --out benchmarks/previews.md
 
+# Other servers, to be measured beside this one: an environment of their own that sees the main one's
+# packages, so that all paint with the same torch and diffusers.
+peers: $(PEERS_STAMP)
+
+$(PEERS_STAMP): $(STAMP) constraints-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	$(PEERS)/bin/pip install --disable-pip-version-check --progress-bar on \
+		-c constraints-peers.txt litserve bentoml
+	touch $@
+
+# Everything for docs/benchmarks.md, some 25 minutes; what was cut goes on with PEERS_FLAGS=--resume.
+bench-peers: $(PEERS_STAMP)
+	$(BIN)/python -m benchmarks.peers $(PEERS_FLAGS)
+
 demo: $(STAMP)
 	$(BIN)/python -m loadtest.demo
 
@@ -89,4 +107,4 @@ dashboards: $(STAMP)
 	$(BIN)/python -m serve_app.telemetry.dashboards
 
 clean:
-	rm -rf $(VENV) $(NEURON) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEURON) $(PEERS) .mypy_cache .ruff_cache .pytest_cache

@@ -27,10 +27,12 @@ from serve_app.routing.policies import POLICIES
 from serve_app.routing.router import Decision, WaitLimits, Wishes, route
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.speed import Speed
+from serve_app.routing.watching import Watch
 from serve_app.routing.work import Work
 from serve_app.settings import Settings
 
 POOLS = 8
+MORE_POOLS = (1, 2, 5, 10, 20, 50)
 WORK = Work(2, 8)
 SERVICE_S = 0.05
 RATE = 100.0
@@ -57,7 +59,7 @@ class Reply:
 class Handle:
     """A pool that always answers."""
 
-    def generate(self, request: ImageRequest) -> Reply:
+    def generate(self, request: ImageRequest, watch: Watch | None = None) -> Reply:
         """Start a reply."""
         return Reply()
 
@@ -70,9 +72,9 @@ def request(seed: int) -> ImageRequest:
     )  # fmt: skip
 
 
-def build(policy: str) -> tuple[PoolDirectory, Dispatcher]:
-    """Eight pools with speeds, prices and a history, and a dispatcher over them."""
-    names = [f"pool{index}" for index in range(POOLS)]
+def build(policy: str, pools: int = POOLS) -> tuple[PoolDirectory, Dispatcher]:
+    """Pools with speeds, prices and a history, and a dispatcher over them."""
+    names = [f"pool{index}" for index in range(pools)]
     settings = Settings.parse(
         {"pools": {name: {"accelerator": name, "framework": "cpu"} for name in names}}
     )
@@ -97,9 +99,9 @@ def build(policy: str) -> tuple[PoolDirectory, Dispatcher]:
     return directory, dispatcher
 
 
-def time_decision(policy: str, decisions: int) -> tuple[float, float]:
+def time_decision(policy: str, decisions: int, pools: int = POOLS) -> tuple[float, float]:
     """Median and 99th percentile microseconds of snapshots and routing for one request."""
-    directory, dispatcher = build(policy)
+    directory, dispatcher = build(policy, pools)
     limits, wishes = WaitLimits(total=30.0), Wishes()
     took = []
     for _ in range(decisions):
@@ -163,6 +165,16 @@ def main() -> None:
     for policy in sorted(POLICIES):
         median, p99 = time_decision(policy, args.decisions)
         lines.append(f"| {policy} | {median:.0f} | {p99:.0f} |")
+    lines += [
+        "",
+        "The same by the number of pools, policy `latency`.",
+        "",
+        "| pools | median | p99 |",
+        "|---|---|---|",
+    ]
+    for pools in MORE_POOLS:
+        median, p99 = time_decision("latency", args.decisions // 4, pools)
+        lines.append(f"| {pools} | {median:.0f} | {p99:.0f} |")
     straight, through = asyncio.run(time_dispatcher(args.requests))
     lines += [
         "",

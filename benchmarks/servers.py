@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.batcher import Batcher
 from deployments.engine.job import Job
 from deployments.engine.service import EngineService
 from deployments.messages import ImageRequest, ImageResult, Timings
@@ -62,42 +62,15 @@ class CollectThenRun:
     name = "static batching"
 
     def __init__(self, pipe: Any, batch: int) -> None:
-        self._pipe = pipe
-        self._batch = batch
-        self._pool = ThreadPoolExecutor(1)
-        self._queue: deque[tuple[ImageRequest, asyncio.Future[None]]] = deque()
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        def run(requests: Sequence[ImageRequest]) -> Sequence[None]:
+            run_pipeline(pipe, requests)
+            return [None] * len(requests)
+
+        self._batcher = Batcher(run, lambda r: r.num_inference_steps, batch, COLLECT_S)
 
     async def paint(self, request: ImageRequest) -> None:
         """Wait for the batch this request rides in."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((request, future))
-        self._wake.set()
-        await future
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            if len(self._queue) < self._batch:
-                await asyncio.sleep(COLLECT_S)
-            steps = self._queue[0][0].num_inference_steps
-            taken = [e for e in self._queue if e[0].num_inference_steps == steps][: self._batch]
-            self._queue = deque(e for e in self._queue if e not in taken)
-            if not self._queue:
-                self._wake.clear()
-            requests = [request for request, _ in taken]
-            try:
-                await loop.run_in_executor(self._pool, run_pipeline, self._pipe, requests)
-            except Exception as error:  # told to those who wait
-                for _, future in taken:
-                    future.set_exception(error)
-                continue
-            for _, future in taken:
-                future.set_result(None)
+        await self._batcher.ask(request)
 
 
 class StepLevel:

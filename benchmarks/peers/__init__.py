@@ -1,0 +1,1 @@
+"""Real servers of other projects and common samples, measured beside this one over HTTP."""

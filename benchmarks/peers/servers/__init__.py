@@ -1,0 +1,1 @@
+"""One module per server, written as its users would; all serve ``benchmarks.stock``."""

@@ -1,0 +1,219 @@
+"""The arithmetic of the benchmark beside other servers, and a real server driven by it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.batcher import Batcher
+from benchmarks.peers.contestants import OURS, OURS_HAPROXY, PLAIN, Contestant, our_config
+from benchmarks.peers.load import Client, Order, check_picture, model_ms
+from benchmarks.peers.measure import WEIGHTS, Effort, Measurer, arrivals, mixed
+from benchmarks.peers.processes import URL, StartError, kind_of, running
+from benchmarks.peers.report import page
+from benchmarks.peers.results import Results
+from benchmarks.peers.summary import Value, Verdict, percentiles, ratio, verdicts
+
+STATIC, OTHER = "LitServe", "BentoML"
+
+
+def made_up(path: Path) -> Results:
+    """Two turns in which ours does a bit more than the better batching server."""
+    results = Results(
+        path,
+        {
+            "date": "2026-01-01",
+            "cores": 2,
+            "cpu": "none",
+            "python": "3.11",
+            "versions": {"litserve": "0"},
+            "load_before": 0.0,
+        },
+    )
+    rates = {PLAIN: 5.0, STATIC: 10.0, OTHER: 8.0, OURS: 12.0, OURS_HAPROXY: 9.0}
+    for turn in (0, 1):
+        for place, (server, rate) in enumerate(rates.items()):
+            measured = {"latencies_ms": [100.0, 200.0], "errors": []}
+            for kind in ("equal", "mixed"):
+                results.add(kind, server, turn, rate=rate + turn, **measured)
+            results.add("alone", server, turn, beyond_ms=2.0 + place, model_ms=9.0, **measured)
+            results.add(
+                "start", server, turn,
+                cold_s=4.0 + place, processes=place, pss_mb=400 + place, rss_mb=500, by_kind={},
+            )  # fmt: skip
+            p50 = 200.0 if server == OURS else 500.0 + place
+            for load in (50, 80, 95):
+                latencies = {"latencies_ms": [p50, p50, 400.0 + 2 * p50], "errors": ["HTTP 503"]}
+                results.add(f"load {load}", server, turn, rate=4.0, offered=load / 10, **latencies)
+    return results
+
+
+def found(results: Results, ours: str = OURS) -> dict[str, Verdict]:
+    return {verdict.goal: verdict for verdict in verdicts(results, ours)}
+
+
+def test_verdicts_hold_ours_against_the_best_of_the_others(tmp_path: Path) -> None:
+    goals = found(made_up(tmp_path / "r.json"))
+    best = goals["saturated, mixed steps: images/s ÷ best static batching"]
+    assert best.measured == pytest.approx(12.5 / 10.5)  # not BentoML's 8.5, nor our own 9.5
+    assert best.word == "met"
+    twice = goals["saturated, equal steps: images/s ÷ one at a time"]
+    assert twice.measured == pytest.approx(12.5 / 5.5)
+    median = goals["80 % load, mixed steps: p50 ÷ best static batching's"]
+    assert median.measured == pytest.approx(200 / 501)  # LitServe, the second
+    assert (median.limit, median.word) == (0.5, "met")
+    overhead = goals["overhead per request ÷ the leanest other's"]
+    assert (overhead.measured, overhead.word) == (5.0 / 2.0, "missed")
+    memory = goals["memory ÷ the leanest other's"]
+    assert (memory.measured, memory.word) == (403 / 400, "missed")
+
+
+def test_a_goal_without_cells_is_neither_met_nor_missed(tmp_path: Path) -> None:
+    results = made_up(tmp_path / "r.json")
+    results.cells = [cell for cell in results.cells if cell["server"] != OURS]
+    assert {verdict.word for verdict in verdicts(results)} == {"not measured"}
+    assert ratio(1.0, None) is None
+    assert ratio(None, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("measured", "at_least", "word"),
+    [(1.0, True, "met"), (0.99, True, "missed"), (1.0, False, "met"), (1.01, False, "missed")],
+)
+def test_a_limit_itself_is_met(measured: float, at_least: bool, word: str) -> None:
+    assert Verdict("goal", measured, 1.0, at_least).word == word
+
+
+def test_percentiles_are_over_all_turns_and_spread_over_their_means(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.json")
+    results.add("load 80", OURS, 0, latencies_ms=[100.0, 200.0])
+    results.add("load 80", OURS, 1, latencies_ms=[300.0])
+    assert percentiles(results, "load 80", OURS) == (200.0, 290.0, 298.0)
+    assert percentiles(results, "load 50", OURS) is None
+    assert Value.of([1.0, 4.0]) == Value(2.5, 1.5)
+    assert Value.of([]) is None
+
+
+def test_results_are_kept_cell_by_cell_and_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    results = Results.open(path, resume=True)
+    results.conditions = {"date": "2026-01-01"}
+    results.add("mixed", STATIC, 0, rate=1.0)
+    results.add("mixed", STATIC, 0, rate=2.0)
+    again = Results.open(path, resume=True)
+    assert [cell["rate"] for cell in again.of("mixed", STATIC)] == [2.0]
+    assert again.conditions == {"date": "2026-01-01"}
+    assert again.has("mixed", STATIC, 0)
+    assert not again.has("mixed", STATIC, 1)
+    assert Results.open(path, resume=False).cells == []
+
+
+def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    text = page(made_up(tmp_path / "r.json"), tmp_path / "picture.png")
+    assert "| LitServe | 10.5 ± 0.5 | 1.00 | 1.91 |" in text
+    assert "overhead per request ÷ the leanest other's: 2.50, goal 1" in text
+    better = text.partition("## Where others are better")[2]
+    assert "images/s" not in better.partition("##")[0]  # no goal of throughput was missed
+    assert "Cold start: 7.0 s against 4.0 s" in text
+    light = text.partition("## More pools")[2].partition("##")[0]
+    assert "Not measured." in light
+
+
+def test_capacity_is_the_best_static_batching_of_the_first_turn(tmp_path: Path) -> None:
+    measurer = Measurer(made_up(tmp_path / "r.json"), Effort(), tmp_path, None)  # type: ignore[arg-type]
+    assert measurer.capacity == 10.0
+    empty = Measurer(Results(tmp_path / "none"), Effort(), tmp_path, None)  # type: ignore[arg-type]
+    with pytest.raises(LookupError, match="run the part 'saturated' first"):
+        _ = empty.capacity
+
+
+def test_orders_and_arrivals_are_the_same_for_all() -> None:
+    orders = mixed(1000, seed=3)
+    assert orders == mixed(1000, seed=3)
+    assert sum(order.steps == 4 for order in orders) / 1000 == pytest.approx(WEIGHTS[0], abs=0.05)
+    due = arrivals(20, 50, seed=1)
+    assert due == sorted(due)
+    assert len(due) == pytest.approx(1000, rel=0.1)
+    assert due[-1] < 50
+    assert arrivals(0.001, 0.1, seed=1) == [0.0]
+
+
+def test_model_time_is_the_phases_or_the_pipelines() -> None:
+    ours = "queue;dur=1.0, encode;dur=2, denoise;dur=3, decode;dur=4, total;dur=99"
+    assert model_ms(ours) == 10
+    assert model_ms("pipeline;dur=7.5") == 7.5
+    with pytest.raises(KeyError):
+        model_ms("other;dur=1")
+
+
+def test_an_answer_counts_only_if_it_is_the_picture_asked_for() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "PNG")
+    assert check_picture(out.getvalue(), 64) is None
+    assert check_picture(out.getvalue(), 128) == "64×64 instead of 128×128"
+    assert check_picture(b"{}", 64) == "no PNG"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        (["ray::ServeReplica:imagine:Ingress"], "ingress"),
+        (["ray::ServeReplica:imagine:cpu"], "replica"),
+        (["/x/ray/dashboard/dashboard.py"], "dashboard and its agents"),
+        (["/x/bin/python", "-m", "uvicorn"], "other"),
+    ],
+)
+def test_processes_are_told_apart(command: list[str], kind: str) -> None:
+    assert kind_of(command) == kind
+
+
+async def test_the_batcher_batches_what_is_alike_and_passes_errors_on() -> None:
+    batches: list[list[int]] = []
+
+    def run(requests: Sequence[int]) -> list[int]:
+        batches.append(list(requests))
+        if 7 in requests:
+            raise ValueError("seven")
+        return [10 * request for request in requests]
+
+    batcher = Batcher(run, lambda number: number % 2, most=2, collect_s=0.01)
+    answers = await asyncio.gather(*map(batcher.ask, [1, 2, 3, 4, 5]))
+    assert answers == [10, 20, 30, 40, 50]
+    assert batches == [[1, 3], [2, 4], [5]]
+    with pytest.raises(ValueError, match="seven"):
+        await batcher.ask(7)
+    assert await batcher.ask(8) == 80
+
+
+def test_ours_is_measured_as_it_is_configured() -> None:
+    (application,) = our_config()["applications"]
+    assert application["import_path"] == "serve_app.app:build"
+    assert application["args"]["pools"]["cpu"]["engine"] == {"threads": 1}
+
+
+@pytest.mark.e2e
+def test_a_real_server_is_started_driven_measured_and_gone(tmp_path: Path) -> None:
+    module = "benchmarks.peers.servers.fastapi_server:batching"
+    command = (sys.executable, "-m", "uvicorn", "--port", "8123", "--log-level", "error", module)
+    with running(Contestant("batching", command, True), tmp_path / "log", 60) as server:
+        orders = [Order(seed, steps) for seed in range(2) for steps in (1, 2)]
+        outcome = asyncio.run(Client(URL).open_loop(orders, [0.0, 0.0, 0.05, 0.1]))
+        assert outcome.errors == []
+        assert len(outcome.latencies) == 4
+        assert min(outcome.models) > 0
+        pss, rss = server.memory_mb()
+        assert 100 < pss <= rss
+        assert server.count() >= 1
+    assert not server.process.is_running()
+    absent = (sys.executable, "-c", "raise SystemExit('no such thing')")
+    with (
+        pytest.raises(StartError, match="gone: ended with status 1: no such thing"),
+        running(Contestant("gone", absent), tmp_path / "log", 30),
+    ):
+        pass
