@@ -24,7 +24,7 @@ from benchmarks.peers.measure import LIGHT, Effort, Measurer
 from benchmarks.peers.report import page
 from benchmarks.peers.results import Results, conditions
 
-PARTS = ("saturated", "loads", "light")
+PARTS = ("curve", "saturated", "loads", "light")
 RESULTS = ROOT / "benchmarks" / "peers.json"
 PAGE, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "pictures" / "benchmarks.png"
 VERSIONS = """
@@ -50,6 +50,8 @@ def peer_versions() -> dict[str, str]:
 def jobs(measurer: Measurer, args: argparse.Namespace) -> list[tuple[str, Callable[[], None]]]:
     """What to do, in order: saturated turns, shares of what the first turn showed, light pools."""
     found: list[tuple[str, Callable[[], None]]] = []
+    if "curve" in args.part:
+        found.append(("batch curve", measurer.curve))
     for part, measure in (("saturated", measurer.saturated), ("loads", measurer.loaded)):
         if part in args.part:
             found += [

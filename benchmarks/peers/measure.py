@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +21,14 @@ from benchmarks.peers.contestants import (
     OURS,
     OURS_LEAN,
     PLAIN,
+    ROOT,
     Contestant,
     config,
     contestants,
     serving,
 )
 from benchmarks.peers.load import Client, Order, Outcome
-from benchmarks.peers.processes import URL, Running, StartError, running
+from benchmarks.peers.processes import COMMON, URL, Running, StartError, running
 from benchmarks.peers.results import Results
 
 LOADS = (50, 80, 95)
@@ -34,6 +39,7 @@ CONCURRENCY = (1, 8, 64, 512)
 SIDES = {64: 16, 128: 16, 256: 8}  # pixels, and how many pictures
 # Pools and ingress replicas.
 LIGHT = ((1, 1), (10, 1), (50, 1), (10, 2), (10, 4))
+STOCK = "the stock pipeline"
 GROWING = (OURS, BY_HAND, LITSERVE)
 
 
@@ -125,6 +131,16 @@ class Measurer:
         }
         command = serving(self._folder, config([application]))
         self._run(Contestant(f"{pools} pools, {ingress} ingress", command), 0, ["light"])
+
+    def curve(self) -> None:
+        """The stock pipeline by pictures per call, in a process of its own."""
+        if not self._results.has("curve", STOCK, 0):
+            command = [sys.executable, "-m", "benchmarks.peers.curve"]
+            environment = os.environ | COMMON
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True
+            )
+            self._results.add("curve", STOCK, 0, images_per_s=json.loads(done.stdout))
 
     @property
     def capacity(self) -> float:

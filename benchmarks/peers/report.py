@@ -139,15 +139,26 @@ def saturated(results: Results) -> list[str]:
     head = ["server"]
     for steps in ("8 steps", "mixed"):
         head += [f"images/s, {steps}", "÷ best static", "÷ one at a time"]
-    return [*table([*head, "errors"], rows), *curve()]
+    return [*table([*head, "errors"], rows), *curve(results)]
 
 
-def curve() -> list[str]:
-    """Where the batch curve is."""
+def curve(results: Results) -> list[str]:
+    """What a batch can gain at all."""
+    lines = []
+    for cell in results.of("curve"):
+        rates = cell["images_per_s"]
+        first = rates["1"]
+        heads = ["pictures per call", *rates]
+        shown = ["images/s, 8 steps", *(number(rate, 1) for rate in rates.values())]
+        gains = ["÷ one", *(number(rate / first) for rate in rates.values())]
+        lines += [
+            "What batching can gain on this machine at all, of the stock pipeline alone:",
+            "",
+            *table(heads, [shown, gains]),
+        ]
     return [
-        "What a batch can gain at all is the hardware's step cost by rows: see"
-        " [the engine's table](../benchmarks/engine.md), which also shows the same comparison"
-        " without HTTP.",
+        *lines,
+        "The same comparison without HTTP: [the engine's table](../benchmarks/engine.md).",
         "",
     ]
 

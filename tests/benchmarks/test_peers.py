@@ -125,6 +125,14 @@ def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert "Not measured." in light
 
 
+def test_the_batch_curve_is_shown_by_its_gain(tmp_path: Path) -> None:
+    results = made_up(tmp_path / "r.json")
+    results.add("curve", "the stock pipeline", 0, images_per_s={"1": 8.0, "8": 20.0})
+    text = page(results, tmp_path / "picture.png")
+    assert "| pictures per call | 1 | 8 |" in text
+    assert "| ÷ one | 1.00 | 2.50 |" in text
+
+
 def test_capacity_is_the_best_static_batching_of_the_first_turn(tmp_path: Path) -> None:
     measurer = Measurer(made_up(tmp_path / "r.json"), Effort(), tmp_path, None)  # type: ignore[arg-type]
     assert measurer.capacity == 10.0
