@@ -17,7 +17,7 @@ class ShapeOptions:
     """What the shapes can be told.
 
     Attributes:
-        rate: requests a second: of ``constant`` and ``poisson``, ``cosine``'s top, ``burst``'s base.
+        rate: requests a second; ``cosine``: at its top, ``burst``: without it.
         duration_s: seconds of load.
         low: bottom of ``cosine``, requests a second; ``None``: a tenth of the top.
         period_s: of ``cosine``, from bottom to bottom; ``None``: the whole duration is one day.

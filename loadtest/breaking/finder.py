@@ -16,7 +16,7 @@ from loadtest.outcome import Outcome
 from loadtest.shapes import ShapeOptions, arrivals, due_times
 
 # Of the time for a pool: asking one by one, each step of the ramp, overload, each narrowing trial.
-_ALONE, _RAMP, _HOLD, _NARROW = 0.12, 1 / 16, 0.2, 0.11
+_ALONE, _RAMP, _HOLD, _NARROW = 0.1, 1 / 18, 0.2, 0.13
 _ALONE_FEWEST, _ALONE_MOST = 3, 12
 _GROWTH = 2.0
 # Offered so many times the best throughput seen, more will not come.
@@ -125,8 +125,10 @@ class Finder:
             return self._found(alone_s, capacity, "latency, even alone", np.zeros_like(capacity))
         points = self._points(capacity)
         used = Estimate.of(points / capacity)
-        by = "throughput" if used.value >= _CLOSE else "latency"
-        if by == "latency" and used.high >= _CLOSE:
+        by = "latency"
+        if used.value >= _CLOSE or not self._ever_late(float(np.median(capacity))):
+            by = "throughput"
+        elif used.high >= _CLOSE:
             by = "latency or throughput, too little time to tell"
         return self._found(alone_s, capacity, by, points)
 
@@ -141,8 +143,8 @@ class Finder:
         end = self._began + _ALONE * self.options.budget_s
         took: list[float] = []
         errors: list[str] = []
-        while len(took) < _ALONE_MOST and (
-            len(took) + len(errors) <= _ALONE_FEWEST or self.subject.now() < end
+        while (tries := len(took) + len(errors)) < _ALONE_MOST and (
+            tries <= _ALONE_FEWEST or self.subject.now() < end
         ):
             self.told("one request at a time")
             (outcome,) = await self.subject.send([0.0])
@@ -207,6 +209,12 @@ class Finder:
         return break_draws(
             self.trials, capacity, slo_s=options.slo_s, percent=options.percent, rng=self._rng
         )
+
+    def _ever_late(self, top: float) -> bool:
+        """Whether any trial below the capacity missed the objective."""
+        allowed = 1 - self.options.percent / 100
+        below = [trial.late(self.options.slo_s) for trial in self.trials if trial.rate < top]
+        return any(flags.size and flags.mean() > allowed for flags in below)
 
     def _left(self) -> float:
         return 1 - (self.subject.now() - self._began) / self.options.budget_s

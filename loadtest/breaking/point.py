@@ -12,7 +12,7 @@ from loadtest.breaking.trial import Trial
 
 Floats = NDArray[np.float64]
 
-# Prior: the break point may be at any utilisation alike, lateness may set in slowly or at once (half
+# Prior: the break point may be at any utilisation alike, lateness may set in slowly or fast (half
 # as fast as where no waiting is allowed, to twelve times as fast).
 _UTILISATIONS = np.linspace(0.0025, 0.9975, 200)
 _SLOPES = np.geomspace(0.5, 12.0, 40)
@@ -44,11 +44,10 @@ def break_draws(
         rng: where chance comes from.
     """
     top = float(np.median(capacity))
-    used = [(trial.rate / top, trial.late(slo_s)) for trial in trials if trial.rate < 0.99 * top]
-    used = [(load, flags) for load, flags in used if flags.size]
-    load = logit(np.array([load for load, _ in used]))
-    counts = np.array([independent(flags) for _, flags in used])
-    late = counts * np.array([flags.mean() for _, flags in used])
+    used = [trial for trial in trials if trial.rate < 0.99 * top and trial.settled]
+    load = logit(np.array([trial.rate / top for trial in used]))
+    counts = np.array([independent(trial) for trial in used])
+    late = counts * np.array([trial.late(slo_s).mean() for trial in used])
     allowed = float(logit(np.array([1 - percent / 100]))[0])
     point, slope = (one.ravel() for one in np.meshgrid(_UTILISATIONS, _SLOPES, indexing="ij"))
     odds = allowed + slope[:, None] * (load - logit(point)[:, None])
@@ -65,12 +64,17 @@ def logit(share: Floats) -> Floats:
     return odds
 
 
-def independent(flags: NDArray[np.bool_]) -> float:
-    """How many independent requests tell as much as these: fewer, as late ones come in spells."""
-    size, spread = flags.size, flags.var()
-    if size < 3 or spread == 0:
+def independent(trial: Trial) -> float:
+    """How many independent requests tell as much as a trial's: late ones come in spells.
+
+    By the first autocorrelation of the latencies, as of an AR(1) process; not of the flags, as a
+    trial without a late one would then seem to tell more than it does.
+    """
+    latencies = np.array([one.latency_s for one in trial.settled if one.ok])
+    size, spread = len(trial.settled), latencies.var() if latencies.size else 0.0
+    if latencies.size < 3 or spread == 0:
         return float(size)
-    centred = flags - flags.mean()
+    centred = latencies - latencies.mean()
     neighbours = float(np.mean(centred[1:] * centred[:-1]) / spread)
-    neighbours = min(max(neighbours, 0.0), 0.95)
+    neighbours = min(max(neighbours, 0.0), 0.98)
     return max(1.0, size * (1 - neighbours) / (1 + neighbours))

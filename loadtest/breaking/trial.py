@@ -13,12 +13,12 @@ from loadtest.figures import quantile
 from loadtest.outcome import Outcome
 
 # A trial starts with an empty queue: its first part is not what that load is like for long.
-SETTLING = 0.2
+SETTLING = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Outcomes of one trial; what is told of it leaves the first fifth out.
+    """Outcomes of one trial; what is told of it leaves the first quarter out.
 
     Attributes:
         rate: requests a second that were offered, the mean of the Poisson process.
