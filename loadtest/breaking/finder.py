@@ -161,7 +161,7 @@ class Finder:
     async def _saturate(self, alone_s: float) -> Draws | None:
         """Raise the load until throughput stops growing, then hold it there."""
         rate = 0.5 / alone_s
-        while self._left() > (1 - _ALONE) / 3:
+        while self._left() > _HOLD:
             await self._trial(rate, max(_RAMP * self.options.budget_s, 5 * alone_s))
             capacity = self._capacity()
             if capacity is not None and rate >= _ENOUGH * np.median(capacity):

@@ -12,7 +12,7 @@ from loadtest.breaking.pool import PinnedPool, curve_rate, places
 from loadtest.breaking.proposal import PoolProposal, profile_of, propose, propose_weights
 from loadtest.breaking.result import Result
 from loadtest.host import HostWatch
-from loadtest.service import LoadedService
+from loadtest.service import LoadedService, Unreachable
 
 Told = Callable[[str, str], None]
 
@@ -103,14 +103,9 @@ class Search:
             self.told(name, "done")
 
     async def result(self, load: Mapping[str, Any], *, partial: bool) -> Result:
-        """What was found so far.
-
-        Raises:
-            Unreachable: the service does not show its pools.
-        """
+        """What was found so far."""
         shown = self.before
-        after = {pool["name"]: pool for pool in (await self.service.pools())["pools"]}
-        problems = [*self._host_problems(), *self._changed_replicas(after)]
+        problems = [*self._host_problems(), *await self._changed_replicas()]
         slo_s = self.options.slo_s
         profiles = {
             name: profile
@@ -157,10 +152,14 @@ class Search:
         problem = self._host.look(self._lags_s).problem
         return [] if problem is None else [problem]
 
-    def _changed_replicas(self, after: Mapping[str, Any]) -> list[str]:
-        found = []
-        for name in self.found:
-            was, now = (side[name]["ready_replicas"] for side in (self.before, after))
-            if was != now:
-                found.append(f"{name}: had {was} replicas before and {now} after; hold the number")
-        return found
+    async def _changed_replicas(self) -> list[str]:
+        try:
+            shown = await self.service.pools()
+        except Unreachable as error:
+            return [f"the service is gone: {error}"]
+        after = {pool["name"]: pool["ready_replicas"] for pool in shown["pools"]}
+        return [
+            f"{name}: had {was} replicas before and {after.get(name)} after; hold their number"
+            for name in self.found
+            if (was := self.before[name]["ready_replicas"]) != after.get(name)
+        ]
