@@ -39,11 +39,7 @@ class LiveConfig:
     ) -> None:
         self._dashboard = dashboard
         self._application = application
-        self._client = httpx.Client(base_url=dashboard, timeout=30, transport=transport)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        self._transport = transport
 
     def merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The present ``user_config`` with other values, valid for the running service.
@@ -66,13 +62,17 @@ class LiveConfig:
         changed = self._changed(application, changes)
         _ingress(application)["user_config"] = changed
         try:
-            self._client.put(_PATH, json=deployed, timeout=60).raise_for_status()
+            with self._client() as client:
+                client.put(_PATH, json=deployed).raise_for_status()
         except httpx.HTTPStatusError as error:
             why = error.response.text[:500]
             raise NotApplied(f"Serve refuses the config: {why}") from error
         except httpx.HTTPError as error:
             raise NotApplied(f"{self._dashboard}: {type(error).__name__}: {error}") from error
         return changed
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self._dashboard, timeout=60, transport=self._transport)
 
     def _changed(
         self, application: Mapping[str, Any], changes: Mapping[str, Any]
@@ -88,9 +88,8 @@ class LiveConfig:
     def _present(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What to deploy to change nothing, and the application in it."""
         try:
-            response = self._client.get(_PATH)
-            response.raise_for_status()
-            details = response.json()
+            with self._client() as client:
+                details = client.get(_PATH).raise_for_status().json()
             running = details["applications"]
             configs = {name: one["deployed_app_config"] for name, one in running.items()}
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:

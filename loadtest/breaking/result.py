@@ -60,7 +60,7 @@ class Result:
     def table(self) -> Table:
         """Pools by the price of a picture."""
         table = Table(title=f"break points, objective {self.load['slo_ms']:g} ms", box=None)
-        for name in ("pool", "alone s", "break point /min", "by", "capacity /min", "curve /min"):
+        for name in ("pool", "alone s", "breaks, /min", "by", "capacity, /min"):
             table.add_column(name, justify="left" if name in ("pool", "by") else "right")
         for name in ("$ per 1,000", "weight"):
             table.add_column(name, justify="right")
@@ -91,10 +91,10 @@ class Result:
 
 
 def bounds(estimate: Estimate | None) -> str:
-    """``105.0 (103.1 to 106.2)``."""
+    """``105.0 (103-106)``."""
     if estimate is None:
         return "-"
-    return f"{estimate.value:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
+    return f"{estimate.value:.1f} ({estimate.low:.0f}-{estimate.high:.0f})"
 
 
 def settings_yaml(user_config: Mapping[str, Any], head: Sequence[str]) -> str:
