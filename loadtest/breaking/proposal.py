@@ -66,22 +66,22 @@ def profile_of(found: Found, replicas: int, slo_s: float) -> Profile | None:
         return None
     rate = found.capacity.value
     told = [(trial.painting_s(50), trial.served_per_s) for trial in found.trials]
-    if found.alone_s <= slo_s and any(took is not None and took > slo_s for took, _ in told):
+    if any(took is not None and took > slo_s for took, _ in told):
         rate = max((served for took, served in told if took and took <= slo_s), default=rate)
     return Profile(round(found.alone_s, 4), round(rate / replicas * 60, 2))
 
 
 def ongoing_at(found: Found, rate: float) -> float | None:
-    """Requests in the pool on average at a load, by Little's law; between trials linear.
+    """Requests in the pool on average at a load, by Little's law from the nearest trial.
 
     Operations Research 9(3), 1961: rate times mean time in the pool.
     """
-    below = [trial for trial in found.trials if trial.served_per_s and not trial.failed]
+    below = [trial for trial in found.trials if any(one.ok for one in trial.settled)]
     if not below:
         return None
     nearest = min(below, key=lambda trial: abs(trial.rate - rate))
     settled = [one.latency_s for one in nearest.settled if one.ok]
-    return rate * sum(settled) / len(settled) if settled else None
+    return rate * sum(settled) / len(settled)
 
 
 def cost_weight(name: str, profile: Profile, shown: Mapping[str, Any], slo_s: float) -> float:

@@ -13,6 +13,7 @@ from loadtest.breaking.finder import Finder, FinderOptions, Found
 from loadtest.breaking.plot import plot
 from loadtest.breaking.pool import curve_rate, places
 from loadtest.breaking.proposal import (
+    ongoing_at,
     profile_of,
     propose,
     propose_weights,
@@ -125,6 +126,16 @@ def test_costs_and_targets() -> None:
     # The outcomes took no time at all.
     assert made.target_ongoing_requests == 0.0
     assert made.curve_images_per_minute == pytest.approx(252.0)
+
+
+def test_requests_under_way_follow_littles_law() -> None:
+    def lasting(rate: float, seconds: float) -> Trial:
+        due = [5.0 + index / 10 for index in range(20)]
+        return Trial(rate, 10.0, [Outcome(at, at, at + seconds, Answer("a")) for at in due])
+
+    measured = found(lasting(3.8, 0.75), lasting(12.0, 9.0))
+    assert ongoing_at(measured, 4.0) == pytest.approx(3.0)
+    assert ongoing_at(found(Trial(1.0, 10.0, [])), 4.0) is None
 
 
 def test_what_a_curve_promises() -> None:
