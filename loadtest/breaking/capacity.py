@@ -13,9 +13,10 @@ from loadtest.breaking.trial import Trial
 Draws = NDArray[np.float64]
 
 DRAWS = 1000
-# Fewer answers in a row tell nothing.
+# Fewer answers in a row tell nothing; of batches more are needed, as these come together.
 _FEWEST = 6
 _BATCHES = 4
+_WINDOW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,25 @@ def capacity_draws(
 ) -> Draws | None:
     """Draws of the saturated throughput in pictures a second; ``None`` if nothing was saturated.
 
-    Block bootstrap (Kuensch, Annals of Statistics 17(3), 1989) of the seconds between answers:
-    they depend on each other, as a batch is done together and a busy spell of a machine lasts.
+    Of windows of a few answers each the median counts, so that a spell in which the machine was
+    busy with something else does not. The windows are bootstrapped in blocks (Kuensch, Annals of
+    Statistics 17(3), 1989), as neighbours depend on each other.
     """
-    gaps = [stretch for trial in trials for stretch in stretches(trial, at_once)]
-    if not gaps:
+    length = max(_WINDOW, _BATCHES * at_once if at_once > 1 else 0)
+    windows = [
+        length / stretch[start : start + length].sum()
+        for trial in trials
+        for stretch in stretches(trial, at_once)
+        for start in range(stretch.size - length + 1)
+    ]
+    if not windows:
         return None
-    every = np.concatenate(gaps)
-    length = min(every.size, max(at_once, round(every.size**0.5)))
-    blocks = -(-every.size // length)
-    # Round the end, so that each gap is drawn equally often.
+    every = np.array(windows)
+    # Windows overlap: a block spans some that do not.
+    block = min(every.size, max(length, round(every.size**0.5)))
+    blocks = -(-every.size // block)
+    # Round the end, so that each window is drawn equally often.
     starts = rng.integers(0, every.size, (draws, blocks, 1))
-    picked = every[(starts + np.arange(length)) % every.size].reshape(draws, -1)
-    rates: Draws = picked.shape[1] / picked.sum(axis=1)
+    picked = every[(starts + np.arange(block)) % every.size].reshape(draws, -1)
+    rates: Draws = np.median(picked, axis=1)
     return rates

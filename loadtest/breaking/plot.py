@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from loadtest.breaking.result import Result
+from loadtest.breaking.trial import Trial
+from loadtest.figures import quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 3
+# Of the capacity; beyond, latency only tells how long the trial was.
+_SHOWN = 1.35
+_CLOSE = 1.2
 
 
 def plot(result: Result, path: Path) -> None:
@@ -55,24 +64,25 @@ def plot(result: Result, path: Path) -> None:
 def _panel(axis: Axes, result: Result, name: str) -> None:
     found, one = result.found[name], result.proposals[name]
     per = 60 / one.replicas
-    trials = sorted(found.trials, key=lambda trial: trial.rate)
-    offered = [trial.rate * per for trial in trials]
-    served = [trial.served_per_s * per for trial in trials]
-    axis.plot([0, *offered], [0, *offered], color="0.75", lw=1, ls=":", label="offered")
-    axis.plot(offered, served, "o-", color="tab:blue", ms=4, label="pictures a minute")
+    most = None if one.capacity is None else _SHOWN * one.capacity.value / per
+    points = merged([trial for trial in found.trials if most is None or trial.rate <= most])
+    offered = [0.0, *(point.offered * per for point in points)]
+    served = [0.0, *(point.served * per for point in points)]
+    end = max(offered) * 1.05 or 1.0
+    axis.plot([0, end], [0, end], color="0.75", lw=1, ls=":")
+    axis.plot(offered, served, "o-", color="tab:blue", ms=4)
     if one.capacity is not None:
         axis.axhspan(one.capacity.low, one.capacity.high, color="tab:blue", alpha=0.15)
-        axis.axhline(one.capacity.value, color="tab:blue", lw=1, ls="--", label="capacity")
+        axis.axhline(one.capacity.value, color="tab:blue", lw=1, ls="--")
         axis.set_ylim(0, 1.45 * one.capacity.value)
-    axis.set_xlim(0, max(offered, default=1.0) * 1.03)
+    axis.set_xlim(0, end)
     axis.set_xlabel("offered, pictures a minute and replica")
     axis.tick_params(axis="y", labelcolor="tab:blue")
 
     right = axis.twinx()
     for percent, style in ((50, "s:"), (95, "^-")):
-        seconds = [trial.latency_s(percent) for trial in trials]
-        told = [(x, y) for x, y in zip(offered, seconds, strict=True) if y is not None]
-        right.plot(*zip(*told, strict=True), style, color="tab:red", ms=4, lw=1)
+        seconds = [quantile(point.latencies, percent) or np.nan for point in points]
+        right.plot(offered, [found.alone_s, *seconds], style, color="tab:red", ms=4, lw=1)
     slo_s = result.load["slo_ms"] / 1000
     right.axhline(slo_s, color="tab:red", ls="--", lw=1)
     right.set_ylim(0, max(4 * slo_s, 4 * found.alone_s))
@@ -82,6 +92,37 @@ def _panel(axis: Axes, result: Result, name: str) -> None:
         axis.axvline(one.break_point.value, color="tab:green", lw=2)
     axis.set_title(_title(result, name), fontsize=10)
     axis.grid(alpha=0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Trials of about one rate, taken together; rates in requests a second of the pool."""
+
+    offered: float
+    served: float
+    latencies: list[float]
+
+
+def merged(trials: Sequence[Trial]) -> list[Point]:
+    """Trials whose rates are close as one, in order of their rates: single ones are short."""
+    groups: list[list[Trial]] = []
+    for trial in sorted(trials, key=lambda one: one.rate):
+        if trial.settled and groups and trial.rate <= _CLOSE * groups[-1][0].rate:
+            groups[-1].append(trial)
+        elif trial.settled:
+            groups.append([trial])
+    found = []
+    for group in groups:
+        seconds = sum(trial.duration_s for trial in group)
+        latencies = [one.latency_s for trial in group for one in trial.settled if one.ok]
+        found.append(
+            Point(
+                sum(trial.offered_per_s * trial.duration_s for trial in group) / seconds,
+                sum(trial.served_per_s * trial.duration_s for trial in group) / seconds,
+                latencies,
+            )
+        )
+    return sorted(found, key=lambda point: point.offered)
 
 
 def _title(result: Result, name: str) -> str:

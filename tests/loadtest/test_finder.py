@@ -132,6 +132,13 @@ def test_only_time_in_which_more_waits_than_fits_counts_as_saturated() -> None:
     draws = capacity_draws([trial], 1, np.random.default_rng(0))
     assert draws is not None
     assert Estimate.of(draws) == Estimate(1.0, 1.0, 1.0)
+    # A spell of a busy machine, shorter than the rest, does not count.
+    spell = Trial(
+        1.0, 20.0, [outcome(0.0, index + (5 if index > 12 else 0)) for index in range(20)]
+    )
+    draws = capacity_draws([spell], 1, np.random.default_rng(0))
+    assert draws is not None
+    assert Estimate.of(draws).value == 1.0
     assert capacity_draws([Trial(1.0, 200.0, single)], 1, np.random.default_rng(0)) is None
 
 
