@@ -80,13 +80,13 @@ def capacity_draws(
         length / stretch[start : start + length].sum()
         for trial in trials
         for stretch in stretches(trial, at_once)
-        for start in range(stretch.size - length + 1)
+        for start in range(0, stretch.size - length + 1, length // 2)
     ]
     if not windows:
         return None
     every = np.array(windows)
-    # Windows overlap: a block spans some that do not.
-    block = min(every.size, max(length, round(every.size**0.5)))
+    # Windows overlap by half.
+    block = min(every.size, max(2, round(every.size**0.5)))
     blocks = -(-every.size // block)
     # Round the end, so that each window is drawn equally often.
     starts = rng.integers(0, every.size, (draws, blocks, 1))

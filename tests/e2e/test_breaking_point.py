@@ -62,30 +62,35 @@ def replica_ids(dashboard: int) -> dict[str, list[str]]:
     }
 
 
+def measured(cluster: EmulatedCluster, dashboard: int, out: Path) -> dict[str, Any]:
+    """What the command finds and applies."""
+    status = main(
+        f"breaking-point --url {cluster.url} --pools all --slo-ms {SLO_MS} --minutes 1.8"
+        f" --side-by-side 2 --apply --dashboard http://127.0.0.1:{dashboard} --out {out}".split()
+    )
+    assert status == Exit.DONE
+    found: dict[str, Any] = json.loads((out / "breaking-point.json").read_text(encoding="utf-8"))
+    return found
+
+
 def test_capacities_costs_and_weights_are_found_and_applied_live(
     cluster: EmulatedCluster, dashboard: int, tmp_path: Path
 ) -> None:
     before = replica_ids(dashboard)
-    status = main(
-        f"breaking-point --url {cluster.url} --pools all --slo-ms {SLO_MS} --minutes 2"
-        f" --side-by-side 2 --apply --dashboard http://127.0.0.1:{dashboard}"
-        f" --out {tmp_path}".split()
-    )
-    assert status == Exit.DONE
-    result = json.loads((tmp_path / "breaking-point.json").read_text(encoding="utf-8"))
-    told = result["problems"]
-
-    # What each unit was configured to do.
     settings = Settings.parse(arguments()["args"])
+    # What each unit was configured to do.
     configured = {
         name: 60 / STEPS / pool.emulation.step_s
         for name, pool in settings.pools.items()
         if pool.emulation is not None
     }
-    pools = result["pools"]
-    assert {name: one["capacity"]["value"] for name, one in pools.items()} == pytest.approx(
-        configured, rel=0.1
-    ), told
+    result = measured(cluster, dashboard, tmp_path)
+    if any("saturated" in problem for problem in result["problems"]):
+        # It says itself that its figures may be this machine's: once more.
+        result = measured(cluster, dashboard, tmp_path)
+    told, pools = result["problems"], result["pools"]
+    capacities = {name: one["capacity"]["value"] for name, one in pools.items()}
+    assert capacities == pytest.approx(configured, rel=0.1), told
     for name, one in pools.items():
         bounds = one["capacity"]
         assert bounds["low"] <= bounds["value"] <= bounds["high"]

@@ -67,12 +67,12 @@ async def test_the_bounds_of_the_break_point_hold_what_queueing_says(
     truth = md1_break(slo_s, 90)
     found = [
         await find(one_at_a_time(SECONDS), slo_s=slo_s, percent=90.0, budget_s=budget_s, seed=seed)
-        for seed in range(8)
+        for seed in range(6)
     ]
     points = [one.break_point for one in found if one.break_point is not None]
-    assert len(points) == 8
-    # 95 % bounds: of eight one may miss.
-    assert sum(point.low <= truth <= point.high for point in points) >= 7
+    assert len(points) == 6
+    # 95 % bounds: of six one may miss.
+    assert sum(point.low <= truth <= point.high for point in points) >= 5
     assert np.median([point.value for point in points]) == pytest.approx(truth, rel=0.25)
     # And they say something: not all below the capacity.
     assert all(point.high - point.low < 0.5 / SECONDS for point in points)
