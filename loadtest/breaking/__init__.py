@@ -1,0 +1,1 @@
+"""Where each pool breaks under rising load, and the settings that follow from it."""

@@ -1,0 +1,192 @@
+"""``python -m loadtest`` against a stand-in over real HTTP: files, exit statuses, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loadtest.__main__ import main
+from loadtest.exits import Exit
+from serve_app.live import LiveSettings
+from serve_app.validation import parse
+from tests.loadtest.stand_in import StandIn, standing_in
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def quick() -> Iterator[StandIn]:
+    with standing_in(StandIn({"a": 0.01, "b": 0.02})) as running:
+        yield running
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_load_is_sent_reported_recorded_and_replayed(quick: StandIn, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    common = f"--url {quick.url} --out {tmp_path}"
+    status = main(
+        f"run {common} --shape constant --rate 40 --duration 1 --record {trace}"
+        ' --body {"num_inference_steps":3}'.split()
+    )
+    assert status == Exit.DONE
+    first = list(quick.bodies)
+    assert len(first) == 40
+    assert len({body["seed"] for body in first}) == 40
+    assert all(body["num_inference_steps"] == 3 for body in first)
+    report = read(tmp_path / "report.json")
+    assert (report["planned"], report["sent"], report["pictures"]) == (40, 40, 40)
+    assert {name: pool["share"] for name, pool in report["pools"].items()} == {"a": 0.5, "b": 0.5}
+    assert report["offered_per_s"] == 40
+    assert not report["partial"]
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    quick.bodies.clear()
+    status = main(f"run {common} --shape replay --trace {trace} --pool b".split())
+    assert status == Exit.DONE
+    assert sorted(quick.bodies, key=lambda body: body["seed"]) == [
+        {**body, "pool": "b"} for body in sorted(first, key=lambda body: body["seed"])
+    ]
+    assert read(tmp_path / "report.json")["pools"]["b"]["share"] == 1.0
+
+
+def test_errors_are_counted_by_kind_and_end_in_their_own_status(tmp_path: Path) -> None:
+    with standing_in(StandIn({"a": 0.01}, fails=4)) as running:
+        status = main(
+            f"run --url {running.url} --shape constant --rate 40 --duration 1"
+            f" --out {tmp_path}".split()
+        )
+    assert status == Exit.SOME_FAILED
+    report = read(tmp_path / "report.json")
+    assert report["errors"] == {"429 overloaded": 10}
+    assert (report["pictures"], report["failed"]) == (30, 10)
+
+
+def test_a_request_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
+    with standing_in(StandIn({"a": 2.0})) as running:
+        status = main(
+            f"run --url {running.url} --shape constant --rate 4 --duration 0.5 --timeout 0.2"
+            f" --out {tmp_path}".split()
+        )
+    assert status == Exit.SOME_FAILED
+    assert read(tmp_path / "report.json")["errors"] == {"timeout": 2}
+
+
+@pytest.mark.parametrize("command", ["run --rate 1 --duration 1", "breaking-point"])
+def test_a_service_that_is_not_there_has_its_own_status(command: str, tmp_path: Path) -> None:
+    assert main(f"{command} --url http://127.0.0.1:9 --out {tmp_path}".split()) == Exit.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("run --duration 1", ["--rate", "missing"]),
+        ("run --rate 1", ["--duration", "missing"]),
+        ("run --rate -1 --duration 1", ["--rate", "-1", "above 0"]),
+        ("run --shape replay", ["--trace", "missing"]),
+        ("run --shape replay --trace /nowhere/at.jsonl", ["/nowhere/at.jsonl"]),
+        ("run --rate 1 --duration 1 --body []", ["--body", "object"]),
+        ("run --rate 1 --duration 1 --url localhost", ["--url", "http://"]),
+        ("breaking-point --percentile 100", ["--percentile", "below 100"]),
+        ("breaking-point --side-by-side 0", ["--side-by-side", "at least 1"]),
+        ("", ["COMMAND"]),
+    ],
+)
+def test_wrong_command_lines_say_what_is_wrong(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == Exit.USAGE
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+
+
+def test_an_unknown_pool_is_refused(quick: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(f"breaking-point --url {quick.url} --pools a,c".split())
+    assert caught.value.code == Exit.USAGE
+    assert "'c'; ready are: a, b" in capsys.readouterr().err
+
+
+def test_a_dashboard_that_is_none_is_told_before_anything_is_measured(
+    quick: StandIn, tmp_path: Path
+) -> None:
+    status = main(
+        f"breaking-point --url {quick.url} --apply --dashboard {quick.url} --out {tmp_path}".split()
+    )
+    assert status == Exit.NOT_APPLIED
+    assert quick.bodies == []
+
+
+def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Path) -> None:
+    """How long a picture takes here decides nothing; that everything is told does."""
+    with standing_in(StandIn({"a": 0.05, "b": 0.1})) as running:
+        status = main(
+            f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.15"
+            f" --side-by-side 2 --out {tmp_path}".split()
+        )
+        assert status == Exit.DONE
+        assert {body["pool"] for body in running.bodies} == {"a", "b"}
+    result = read(tmp_path / "breaking-point.json")
+    assert set(result["pools"]) == {"a", "b"}
+    for one in result["pools"].values():
+        bounds = one["capacity"]
+        assert 0 < bounds["low"] <= bounds["value"] <= bounds["high"]
+        assert len(one["curve"]) >= 3
+    written = yaml.safe_load((tmp_path / "user_config.yaml").read_text(encoding="utf-8"))
+    live = parse(LiveSettings, written, what="user_config")
+    assert sum(live.weights.values()) == 100
+    assert live.slo_s == 5.0
+    assert live.prices == {"a": 1.0, "b": 1.0}
+    assert live.profiles["a"].images_per_minute == pytest.approx(
+        result["pools"]["a"]["capacity"]["value"], abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("run --rate 20 --duration 600", "report"),
+        ("breaking-point --minutes 30", "breaking-point"),
+    ],
+)
+def test_ctrl_c_leaves_a_partial_report(command: str, file: str, tmp_path: Path) -> None:
+    with standing_in(StandIn({"a": 0.02})) as running:
+        process = subprocess.Popen(
+            f"{sys.executable} -m loadtest {command} --url {running.url} --out {tmp_path}".split(),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        end = time.monotonic() + 60
+        while len(running.bodies) < 20:
+            assert time.monotonic() < end
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=60)
+    assert process.returncode == Exit.INTERRUPTED, wrong
+    assert "Traceback" not in wrong
+    told = read(tmp_path / f"{file}.json")
+    assert told["partial"] is True
+    if file == "report":
+        assert "PARTIAL" in said
+        assert told["planned"] == pytest.approx(12_000, rel=0.1)
+        assert 0 < told["pictures"] <= told["sent"] < 12_000
+        assert told["sent"] == told["pictures"] + told["failed"] + told["interrupted"]
+    else:
+        assert told["pools"]["a"]["limited_by"] == "interrupted"
