@@ -206,7 +206,7 @@ def test_compiled_buckets_serve_any_mix_with_one_graph(
         sizes=(),
         memory=FakeMemory(),
         compile_it=traced,
-        adapters=add_adapters(pipe, loras, fuse=False),
+        adapters=add_adapters(pipe, loras, fused=False),
     )
     graphs = counters["stats"]["unique_graphs"]
     torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen

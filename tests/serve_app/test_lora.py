@@ -53,7 +53,10 @@ THREE = settings(
         ({"loras": {"a": FLAT | {"scale": 99}}}, ["loras.a.scale", "at most 10"]),
         ({"loras": {"a": FLAT, "b": FLAT}, "fuse_lora": True}, ["fuse_lora", "loras has 2"]),
         ({"fuse_lora": True}, ["fuse_lora", "loras has 0"]),
-        ({"loras": {"a": FLAT}, "framework": "neuron"}, ["loras", "'neuron'", "compiled in"]),
+        (
+            {"loras": {"a": FLAT}, "framework": "neuron"},
+            ["loras", "'neuron'", "compiled in", "compile --lora"],
+        ),
         ({"loras": {"a": FLAT}, "artifact": GRAPHS}, ["loras", "artifact", "fuse_lora: true"]),
         ({"engine": {"torch_compile": "off"}}, ["engine.torch_compile", "'cuda'"]),
         (
