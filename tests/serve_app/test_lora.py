@@ -135,9 +135,26 @@ def test_over_http() -> None:
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("lora_not_found", "lora")
         assert "declared: flat, ink" in error["message"]
+        check_openai(client, painter)
         shown = {pool["name"]: pool for pool in client.get("/pools").json()["pools"]}
         assert [shown[name]["loras"] for name in THREE.pools] == [["flat", "ink"], ["ink"], []]
         assert [shown[name]["lora_fused"] for name in THREE.pools] == [False, True, False]
+
+
+def check_openai(client: TestClient, painter: FakePainter) -> None:
+    """The extension field ``lora`` of the OpenAI routes, and their envelope."""
+    route, body = "/v1/images/generations", {"prompt": "a", "size": "64x64"}
+    assert client.post(route, json=body | {"lora": "ink"}).status_code == 200
+    assert [request.lora for request in painter.requests] == ["flat", "ink"]
+    answer = client.post(route, json=body | {"lora": "inc"})
+    assert answer.status_code == 404
+    assert set(answer.json()) == {"error"}
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", "lora")
+    assert error["code"] == "lora_not_found"
+    assert "no LoRA adapter 'inc'; declared: flat, ink" in error["message"]
+    assert len(painter.requests) == 2
 
 
 INK_WORK = Work(2, 10, (64, 64), "ink")
