@@ -24,6 +24,7 @@ from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 from tests.deployments.conftest import MakeBackend
 from tests.deployments.harness import Bench, ask, solo
+from tests.deployments.test_inpainting import requests as repaintings
 from tests.deployments.test_oracle import assert_same_picture, far, requests, stock
 from tests.deployments.tiny_models import Kind
 
@@ -335,6 +336,30 @@ def test_every_bucket_is_warm_and_serving_compiles_nothing(
     for request in asked:
         latents, pixels = stock(plain, request)
         assert far(bench.latents[request.request_id], latents) <= 1e-4, request
+        assert_same_picture(bench.picture(request), pixels, request)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "xl_inpaint"])
+def test_a_mask_conditioned_unet_has_its_graphs_too(
+    kind: Kind, make: Callable[..., BucketedBackend], make_backend: MakeBackend
+) -> None:
+    """Nine channels in, four out; the decoder sees four."""
+    backend = make(kind, compile_it=traced, most_rows=4)
+    assert [key[0] for key in backend.unet.shapes] == [(n, 9, 8, 8) for n in (4, 2, 1)]
+    assert {key[0][1] for key in backend.vae.shapes if key[0]} == {4}
+    graphs = counters["stats"]["unique_graphs"]
+    torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen
+    plain, bench = make_backend(kind), Bench(backend)
+    asked = [*repaintings()[::4], ask(seed=91)]
+    for request in asked:  # one joins at each step
+        bench.submit(request)
+        bench.engine.step()
+    bench.run()
+    bench.engine.close()
+    for request in asked:
+        latents, pixels = stock(plain, request)
+        assert far(bench.latents[request.request_id], latents) <= 1e-4, request.scheduler
         assert_same_picture(bench.picture(request), pixels, request)
     assert counters["stats"]["unique_graphs"] == graphs
 
