@@ -15,7 +15,8 @@ OPENAI_1 := $(VENV)/openai-1/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo dashboards test lint e2e slow guarantees bench peers bench-peers neuron neuron-test clean
+.PHONY: setup serve demo dashboards test lint e2e slow guarantees bench peers bench-peers \
+	neuron neuron-test neuron-exact-test clean
 
 setup: $(STAMP)
 
@@ -25,16 +26,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev,loadtest]'
 	touch $@
 
-# The Neuron profile's transformers and diffusers, for the tests that run under both.
+# The Neuron profile's packages over the main environment's torch: for the tests that run under both
+# profiles, and for optimum-neuron itself (torch 2.8.0 on the package index is the CUDA build: 7 GB).
 $(OLDER): $(STAMP) constraints-neuron.txt
 	rm -rf $(VENV)/older
 	$(BIN)/pip install --disable-pip-version-check --target $(VENV)/older --no-deps \
-		-c constraints-neuron.txt transformers diffusers tokenizers huggingface_hub
+		-c constraints-neuron.txt accelerate diffusers huggingface_hub numpy optimum optimum-neuron \
+		peft tokenizers transformers
 	touch $@
 
-# The Neuron profile as a whole, for what needs optimum-neuron itself. AWS' device packages come from
-# their own index and are not part of it (PyPI's of these names are placeholders): the tests stand in
-# for them.
+# The Neuron profile as a whole, with its torch. AWS' device packages come from their own index and are
+# not part of it (PyPI's of these names are placeholders): the tests stand in for them.
 neuron: $(NEURON_STAMP)
 
 $(NEURON_STAMP): pyproject.toml constraints-neuron.txt
@@ -43,8 +45,12 @@ $(NEURON_STAMP): pyproject.toml constraints-neuron.txt
 		-c constraints-neuron.txt -e '.[neuron]' pytest pytest-asyncio
 	touch $@
 
-# optimum-neuron's real exporter and loader on the CPU; see tests/neuron/stubs.
-neuron-test: $(NEURON_STAMP)
+# optimum-neuron's real exporter and loader on the CPU; see tests/neuron/stubs. The second form has
+# every pin of the profile.
+neuron-test: $(OLDER)
+	PYTHONPATH=tests/neuron/stubs:$(VENV)/older USE_TORCH_XLA=0 $(BIN)/python -m pytest tests/neuron --junitxml=$(REPORTS)/neuron.xml
+
+neuron-exact-test: $(NEURON_STAMP)
 	PYTHONPATH=tests/neuron/stubs USE_TORCH_XLA=0 $(NEURON)/bin/python -m pytest tests/neuron
 
 # The official OpenAI client's first major version, whose users are many.

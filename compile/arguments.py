@@ -57,6 +57,10 @@ def _compile_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="of the accelerator's exporter; repeat for more",
     )
+    add("--lora", metavar="SOURCE", help="fuse this LoRA adapter (neuron): a folder or a hub id")
+    add("--lora-revision", help="commit or tag; required for a hub id")
+    add("--lora-weight-name", help="its .safetensors file; required for a hub id")
+    add("--lora-scale", type=float, default=1.0, help="factor of its effect (default 1)")
     add("--cache-bundle", action="store_true", help="add torch's compile cache (cpu, cuda)")
     add("--out", type=Path, help="keep the build in this folder, which must be empty")
     add("--publish", metavar="WHERE", help="registry: a folder or a hub repository (owner/name)")

@@ -19,6 +19,7 @@ from compile.environment import mismatches
 from compile.exporters import create_exporter
 from compile.exporters.base import CannotRunHereError, ExportError, ExportRequest
 from compile.exporters.base import Progress as Report
+from compile.lora import Lora, LoraError
 from compile.manifest import MANIFEST, ArtifactError, Manifest, parse
 from compile.prune import superseded
 from compile.registry import Entry, Registry, RegistryError, open_registry
@@ -31,6 +32,7 @@ _EXPECTED = (
     ArtifactError,
     CannotRunHereError,
     ExportError,
+    LoraError,
     RegistryError,
     SnapshotError,
     OSError,
@@ -67,6 +69,14 @@ def _compile(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         options=exporter.options(dict(arguments.option)),
     )
+    lora = None
+    if arguments.lora is not None:
+        lora = Lora(
+            arguments.lora,
+            arguments.lora_revision,
+            arguments.lora_weight_name,
+            arguments.lora_scale,
+        )
     # A registry that is misspelt, or unwritable settings, before an hour of compiling.
     registry = None if arguments.publish is None else open_registry(arguments.publish)
     if registry is None and arguments.out is None:
@@ -86,6 +96,7 @@ def _compile(arguments: argparse.Namespace) -> int:
                 _bar(bars, "export"),
                 _bar(bars, "validate"),
                 cache_bundle=arguments.cache_bundle,
+                lora=lora,
             )
             _print_graphs(manifest)
             if registry is not None:
@@ -140,6 +151,8 @@ def _show(arguments: argparse.Namespace) -> int:
     for name in ("fingerprint", "created", "accelerator", "height", "width", "batches", "dtype"):
         _print(f"{name}: {getattr(manifest, name)}")
     _print(f"model: {manifest.model.source} at {manifest.model.revision}")
+    if manifest.lora is not None:
+        _print(f"lora: sha256 {manifest.lora.sha256}, scale {manifest.lora.scale:g}")
     for name, fact in sorted(manifest.environment.items()):
         _print(f"{name} ({fact.rule}): {fact.value}")
     for name, value in sorted(manifest.options.items()):

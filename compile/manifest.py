@@ -69,12 +69,20 @@ class ModelRecord(_Strict):
     revision: str
 
 
+class LoraRecord(_Strict):
+    """The adapter in the weights of the graphs: its file's sha256, and the factor of its effect."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scale: float
+
+
 class Manifest(_Strict):
     """Everything known about one artifact; published beside its files as ``manifest.json``."""
 
     format: Literal[1] = FORMAT
     fingerprint: str
     model: ModelRecord
+    lora: LoraRecord | None = None
     accelerator: Accelerator
     height: int
     width: int
@@ -97,7 +105,7 @@ class Manifest(_Strict):
             f"-{self.fingerprint[:16]}"
         )
 
-    def causes(self) -> tuple[ModelRecord, ExportRequest, dict[str, Fact]]:
+    def causes(self) -> tuple[ModelRecord, ExportRequest, dict[str, Fact], LoraRecord | None]:
         """What the fingerprint is made of."""
         request = ExportRequest(
             accelerator=self.accelerator,
@@ -108,7 +116,7 @@ class Manifest(_Strict):
             dtype=self.dtype,
             options=self.options,
         )
-        return self.model, request, self.environment
+        return self.model, request, self.environment, self.lora
 
     def graph(self, component: str) -> list[ExportedGraph]:
         """The graphs of a component, smallest batch first."""
@@ -122,7 +130,10 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a replica is about to run; fields as in ``Manifest``; ``None``: any will do."""
+    """What a replica is about to run; fields as in ``Manifest``.
+
+    ``None``: any will do; of ``lora``: none in the graphs.
+    """
 
     model: ModelRecord
     accelerator: Accelerator
@@ -130,9 +141,15 @@ class Wanted:
     width: int | None
     dtype: DType | None
     environment: dict[str, Fact]
+    lora: LoraRecord | None = None
 
 
-def fingerprint(model: ModelRecord, request: ExportRequest, environment: dict[str, Fact]) -> str:
+def fingerprint(
+    model: ModelRecord,
+    request: ExportRequest,
+    environment: dict[str, Fact],
+    lora: LoraRecord | None = None,
+) -> str:
     """Sha256, in hexadecimal, over all that an artifact was made from and with."""
     parts: dict[str, Any] = {
         "format": FORMAT,
@@ -141,6 +158,8 @@ def fingerprint(model: ModelRecord, request: ExportRequest, environment: dict[st
         "request": asdict(request),
         "environment": {name: asdict(fact) for name, fact in environment.items()},
     }
+    if lora is not None:
+        parts["lora"] = lora.model_dump()
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -180,6 +199,8 @@ def check(manifest: Manifest, wanted: Wanted) -> None:
         made, here = getattr(manifest, name), getattr(wanted, name)
         if here is not None and made != here:
             lines.append(f"{name}: made for {made}, here {here}")
+    if manifest.lora != wanted.lora:
+        lines.append(f"lora: made with {_adapter(manifest.lora)}, here {_adapter(wanted.lora)}")
     lines += mismatches(manifest.environment, wanted.environment)
     if lines:
         raise MismatchError(f"artifact {manifest.tag} does not fit: " + "; ".join(lines))
@@ -222,6 +243,10 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _adapter(lora: LoraRecord | None) -> str:
+    return "none" if lora is None else f"{lora.sha256[:12]} at scale {lora.scale:g}"
 
 
 def _is_folder(model: ModelRecord) -> bool:

@@ -12,7 +12,7 @@ def superseded(manifests: Mapping[str, Manifest], keep: int) -> list[str]:
     """Tags of all but the newest ``keep`` of each kind.
 
     Of one kind are those that differ in nothing but what compiled them, and the revision of the
-    model: same model, accelerator, size, batches, dtype, options and device.
+    model: same model, adapter, accelerator, size, batches, dtype, options and device.
 
     Args:
         manifests: by tag.
@@ -37,6 +37,8 @@ def _kind(manifest: Manifest) -> str:
         if name in ("machine", "cpu_isa", "gpu", "instance_type")
     }
     fields = manifest.model_dump(
-        include={"accelerator", "height", "width", "batches", "vae_batch", "dtype", "options"}
+        include={
+            *("accelerator", "height", "width", "batches", "vae_batch", "dtype", "options", "lora")
+        }
     )
     return repr((manifest.model.source, sorted(device.items()), sorted(fields.items())))

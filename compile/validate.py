@@ -43,7 +43,8 @@ def validate(
         progress(graph.name, done, len(graphs))
         inputs = make_inputs(graph.inputs, snapshot, _SEED)
         try:
-            found = exporter.run(snapshot, target, graph, inputs)
+            with torch.no_grad():
+                found = exporter.run(snapshot, target, graph, inputs)
         except CannotRunHereError as reason:
             records.append(GraphRecord(graph=graph, not_run=str(reason)))
             continue

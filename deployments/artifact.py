@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from compile.exporters import create_exporter
 from compile.exporters.base import Accelerator
-from compile.manifest import ArtifactError, MismatchError, ModelRecord, Wanted, check
+from compile.lora import Lora, record
+from compile.manifest import (
+    ArtifactError,
+    LoraRecord,
+    MismatchError,
+    ModelRecord,
+    Wanted,
+    check,
+)
 from compile.registry import Entry, Located, NotPublishedError, Registry, open_registry
 from compile.snapshot import content_digest, local_folder
 from deployments.model_info import ModelInfo
@@ -54,7 +62,16 @@ def _wanted(options: ReplicaOptions, info: ModelInfo) -> Wanted:
         width=None if any_size else info.defaults.width,
         dtype=options.dtype,
         environment=dict(create_exporter(accelerator).environment()),
+        lora=_compiled_in(options) if accelerator == "neuron" else None,
     )
+
+
+def _compiled_in(options: ReplicaOptions) -> LoraRecord | None:
+    """The adapter that must be in the graphs; others take the loaded model's weights."""
+    if not options.loras:
+        return None
+    (one,) = options.loras
+    return record(Lora(one.source, one.revision, one.weight_name, one.scale))
 
 
 def _newest(registry: Registry, wanted: Wanted) -> Entry:

@@ -191,6 +191,7 @@ class PoolReplica:
             num_inference_steps=2,
             guidance_scale=self.info.defaults.guidance_scale,
             seed=0,
+            lora=self.service.engine.backend.facts.fused_lora,
         )
         answer: list[ImageResult | ImageFailure] = []
 

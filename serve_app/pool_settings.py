@@ -175,10 +175,10 @@ class PoolSettings(Strict):
         engine: the engine's settings.
         artifact: compiled graphs to run; when absent, a pool of framework ``cuda`` compiles as its
             engine's settings say, and others run uncompiled.
-        loras: LoRA adapters by the name that requests give; each picture chooses one or none. Not
-            for framework ``neuron``, whose graphs have their weights compiled in.
+        loras: LoRA adapters by the name that requests give; each picture chooses one or none.
         fuse_lora: the pool's one adapter is part of its every picture. Costs no time a step, and
-            goes with ``artifact``, as its graphs take the weights of the loaded model.
+            goes with ``artifact``. Framework ``neuron`` takes no other: the artifact must have been
+            compiled with this very adapter and scale (``python -m compile --lora``).
         emulation: speed of the pretended hardware; for framework ``emulated`` only.
         elastic: ``None``: the pool has replicas where its hardware is; else its nodes come on
             demand and it has as many as the planner wants.
@@ -245,10 +245,10 @@ class PoolSettings(Strict):
     def _fused_alone(self) -> PoolSettings:
         if self.fuse_lora and len(self.loras) != 1:
             raise ValueError(f"fuse_lora goes with one adapter; loras has {len(self.loras)}")
-        if self.framework == "neuron" and self.loras:
+        if self.framework == "neuron" and self.loras and not self.fuse_lora:
             raise ValueError(
-                "loras are not for framework 'neuron', whose graphs have their weights compiled"
-                " in: fuse the adapter into the model, compile that, and serve it as the model"
+                "loras: framework 'neuron' has its weights compiled in: one adapter and"
+                " fuse_lora: true, with an artifact made by python -m compile --lora"
             )
         if self.artifact is not None and self.loras and not self.fuse_lora:
             raise ValueError(

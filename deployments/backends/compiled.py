@@ -122,7 +122,13 @@ class Compiled:
     def _fastest(self, inputs: Tensors) -> Call:
         if self._record is None:
             return self._compiled
-        recorded = self._record(self._compiled, inputs)
+        try:
+            recorded = self._record(self._compiled, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("not recorded, runs without: %s", error)
+            return self._compiled
         plain_s, recorded_s = (self._time(call, inputs) for call in (self._compiled, recorded))
         logger.info("recorded %.2f ms, not recorded %.2f ms", recorded_s * 1e3, plain_s * 1e3)
         return recorded if recorded_s < (1 - WORTHWHILE_GAIN) * plain_s else self._compiled

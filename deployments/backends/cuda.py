@@ -59,7 +59,7 @@ def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> Pipeli
             dtype=dtype,
             fixed_rows=options.max_rows if options.deterministic else None,
             decode_batch=1 if options.deterministic else _DECODE_BATCH,
-            overlap_decode=False,
+            overlap_decode=True,
             adapters=adapters,
         )
         graphs.attach(backend)

@@ -30,6 +30,7 @@ class CudaGraphs:
 
         Raises:
             torch.OutOfMemoryError: the graph's memory does not fit.
+            RuntimeError: it does something that cannot be recorded.
         """
         held = tuple(None if one is None else one.clone() for one in inputs)
         side: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -40,8 +41,19 @@ class CudaGraphs:
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            out = call(*held)
+        shortage: torch.OutOfMemoryError | None = None
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                try:
+                    out = call(*held)
+                except torch.OutOfMemoryError as error:
+                    shortage = error
+                    raise
+        except RuntimeError:
+            # Ending a recording that failed raises an error of its own in the place of the cause.
+            if shortage is not None:
+                raise shortage from None
+            raise
         return replayed(graph.replay, held, out)
 
 

@@ -140,10 +140,13 @@ def measure_room(
 
 def _line(memory: Memory, work: Callable[[int], object], most: int) -> tuple[Line, int]:
     """What ``work`` takes by its size, and the largest size to consider."""
-    work(1)  # libraries take workspaces at their first call
+    # At the first call of each shape libraries take workspaces, and cuDNN tries algorithms that
+    # want gigabytes: that is not what a row takes.
+    work(1)
     one = memory.peak(lambda: work(1))
     if most > 1:
         try:
+            work(2)
             return Line.through((1, one), (2, memory.peak(lambda: work(2)))), most
         except torch.OutOfMemoryError:
             memory.release()

@@ -82,7 +82,9 @@ def create(options: ReplicaOptions, graphs: FoundGraphs | None = None) -> Neuron
             " only: make them with python -m compile --accelerator neuron"
         )
     cores = assigned_cores(os.environ.get(VISIBLE_CORES))
-    return NeuronBackend(graphs.located.folder, cores)
+    # The artifact has been found to be compiled with it.
+    lora = options.loras[0].name if options.loras else None
+    return NeuronBackend(graphs.located.folder, cores, lora)
 
 
 class NeuronBackend(PipelineBackend):
@@ -91,12 +93,13 @@ class NeuronBackend(PipelineBackend):
     Args:
         folder: artifact in optimum-neuron's layout.
         cores: one or two, as the runtime numbers them; its first is the process' core 0.
+        lora: the adapter that the graphs were compiled with, if they were.
 
     Raises:
         NeuronGraphError: the artifact does not fit this machine.
     """
 
-    def __init__(self, folder: Path, cores: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, cores: tuple[int, ...], lora: str | None = None) -> None:
         parts = {name: read_part(folder, name) for name in present(folder)}
         check(folder, parts)
         unet = parts["unet"]
@@ -114,6 +117,7 @@ class NeuronBackend(PipelineBackend):
         self.facts = dataclasses.replace(
             self.facts,
             accelerator=f"neuron:{','.join(map(str, cores))}",
+            fused_lora=lora,
             sizes=(((unet.width or 0) * factor, (unet.height or 0) * factor),),
         )
 

@@ -1,16 +1,16 @@
-"""Adapters into a loaded pipeline: diffusers and peft read the files, whatever their dialect."""
+"""Adapters into a loaded pipeline, of which each row of a batch may choose one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
-from deployments.lora.files import weights_file
+from compile.lora import Lora, LoraError, find, fuse, load
 from deployments.lora.layers import LoraLayer, Pair, Selection
 from deployments.model import Pipeline
 from deployments.model_info import ModelError
@@ -40,24 +40,22 @@ class Adapters:
         return self.names.index(name) + 1
 
 
-def add_adapters(pipe: Pipeline, loras: Sequence[LoraOptions], fuse: bool) -> Adapters:
+def add_adapters(pipe: Pipeline, loras: Sequence[LoraOptions], fused: bool) -> Adapters:
     """Load adapters into a pipeline that is still on the CPU.
 
     Args:
         pipe: changed in place.
         loras: what to load.
-        fuse: add the one adapter's product to the weights: no cost a step, and no choice.
+        fused: add the one adapter's product to the weights: no cost a step, and no choice.
 
     Raises:
         ModelError: an adapter cannot be read or does not go with the model.
     """
     if not loras:
         return Adapters()
-    if fuse:
+    if fused:
         (lora,) = loras
-        _load(pipe, lora)
-        pipe.fuse_lora(lora_scale=lora.scale, adapter_names=[lora.name])
-        pipe.unload_lora_weights()
+        _load(pipe, lora, partial(fuse, scale=lora.scale))
         return Adapters(fused=lora.name)
     adapters = Adapters(tuple(lora.name for lora in loras))
     present = {name: getattr(pipe, name, None) for name in _NETWORKS}
@@ -79,55 +77,16 @@ def add_adapters(pipe: Pipeline, loras: Sequence[LoraOptions], fuse: bool) -> Ad
     return adapters
 
 
-def _load(pipe: Pipeline, lora: LoraOptions) -> None:
-    path = weights_file(lora)
+def _load(pipe: Pipeline, lora: LoraOptions, how: Callable[[Any, Path, str], None] = load) -> None:
     try:
-        with ExitStack() as stack:
-            for encoder in (pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
-                if encoder is not None:
-                    stack.enter_context(_injected_by_peft(encoder))
-            pipe.load_lora_weights(
-                str(path.parent),
-                weight_name=path.name,
-                adapter_name=lora.name,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelError(
-            f"loras.{lora.name}: {path.name} does not go with the model: {first}"
-        ) from error
-    if not any(lora.name in names for names in pipe.get_list_adapters().values()):
-        raise ModelError(
-            f"loras.{lora.name}: {path.name} holds no layer of this model's UNet or text encoders"
-        )
+        how(pipe, find(described(lora)), lora.name)
+    except LoraError as error:
+        raise ModelError(f"loras.{lora.name}: {error}") from error
 
 
-@contextmanager
-def _injected_by_peft(encoder: Any) -> Iterator[None]:
-    """While diffusers loads: peft itself puts an adapter into a text encoder.
-
-    transformers' own way asks for a version of peft that is not released (5.24 for 0.22).
-    """
-
-    def load_adapter(
-        adapter_name: str, adapter_state_dict: dict[str, Any], peft_config: Any, **_: Any
-    ) -> None:
-        from peft import inject_adapter_in_model, set_peft_model_state_dict
-
-        inject_adapter_in_model(peft_config, encoder, adapter_name)
-        found: Any = set_peft_model_state_dict(encoder, adapter_state_dict, adapter_name)
-        if found.unexpected_keys:
-            raise ValueError(f"unknown layers: {', '.join(sorted(found.unexpected_keys)[:3])}")
-        known = getattr(encoder, "peft_config", {})
-        encoder.peft_config = {**known, adapter_name: peft_config}
-
-    encoder.load_adapter = load_adapter
-    try:
-        yield
-    finally:
-        del encoder.load_adapter
+def described(lora: LoraOptions) -> Lora:
+    """The adapter as ``compile.lora`` knows it."""
+    return Lora(lora.source, lora.revision, lora.weight_name, lora.scale)
 
 
 def _pairs(network: Any, lora: LoraOptions) -> dict[str, Pair]:

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +31,7 @@ from tests.hub_server import TOKEN, Fault, Hub, Repo, add_folder, running_hub
 # huggingface_hub's way of calling its own HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+ROOT = Path(__file__).resolve().parents[2]
 REPO = "someone/artifacts"
 PT2 = "unet-2.pt2"
 Built = tuple[Path, Manifest]
@@ -195,6 +200,39 @@ def test_faults_that_pass_are_survived(
     located = connect(tmp_path / "two").fetch(entry)
     assert (located.folder / PT2).read_bytes() == (built[0] / PT2).read_bytes()
     assert fault.times == 0
+
+
+FULL = """
+import resource, sys
+from compile.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+sys.exit(main(["verify", *sys.argv[1:]]))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half(
+    hub: Hub, built: Built, tmp_path: Path
+) -> None:
+    """No file may grow beyond 20 kB, as on a disk with no more room; the graph has 50."""
+    entry = connect(tmp_path / "one").publish(*built)
+    home = tmp_path / "home"
+    ours = {"HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.url}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, REPO, entry.tag],
+        cwd=ROOT,
+        env=os.environ | ours | {"HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert done.stderr.count("\n") == 1  # and no traceback
+    # What is there is whole; what is not goes on where it stopped, with room again.
+    cache = home / "hub"
+    assert PT2 not in {path.name for path in cache.rglob("snapshots/*/*")}
+    again = connect(cache).fetch(entry)
+    assert (again.folder / PT2).read_bytes() == (built[0] / PT2).read_bytes()
 
 
 def test_an_upload_that_breaks_off_is_not_seen_and_goes_on(

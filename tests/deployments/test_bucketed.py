@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,13 +17,14 @@ from deployments.backends.bucketed import BucketedBackend
 from deployments.backends.buckets import REGROW_CALLS, Buckets, doubling
 from deployments.backends.compiled import Call, Compiled, inductor
 from deployments.backends.cuda import create, default_dtype
-from deployments.backends.graphs import replayed
+from deployments.backends.graphs import CudaGraphs, replayed
 from deployments.backends.memory import Line, Room, measure_room
 from deployments.engine.calibration import measure_step_costs
 from deployments.model import load_pipeline
 from deployments.options import ReplicaOptions
 from tests.deployments.conftest import MakeBackend
 from tests.deployments.harness import Bench, ask, solo
+from tests.deployments.test_inpainting import requests as repaintings
 from tests.deployments.test_oracle import assert_same_picture, far, requests, stock
 from tests.deployments.tiny_models import Kind
 
@@ -29,25 +32,32 @@ MIB = 2**20
 
 
 class FakeMemory:
-    """Memory of made-up size: ``fixed`` and so much for each row of the work last begun."""
+    """Memory of made-up size: ``fixed`` and so much for each row of the work last begun.
+
+    The first call with so many rows takes twice as much, as cuDNN's search for an algorithm does.
+    """
 
     def __init__(self, free: int = 1000 * MIB, fixed: int = 10 * MIB, each: int = 20 * MIB) -> None:
         self._free, self._fixed, self._each = free, fixed, each
         self.rows = 0
         self.releases = 0
+        self._known: set[int] = set()
+        self._factor = 1
 
     def free(self) -> int:
         return self._free
 
     def peak(self, work: Callable[[], object]) -> int:
         work()
-        return self._fixed + self.rows * self._each
+        return self._factor * (self._fixed + self.rows * self._each)
 
     def release(self) -> None:
         self.releases += 1
 
     def work(self, rows: int) -> None:
         self.rows = rows
+        self._factor = 1 if rows in self._known else 2
+        self._known.add(rows)
         if self._fixed + rows * self._each > self._free:
             raise torch.OutOfMemoryError("out of memory")
 
@@ -243,6 +253,57 @@ def test_a_recorded_graph_is_kept_where_it_pays(cost_ms: float, kept: bool) -> N
     assert calls == (["replay"] * 2 if kept else ["plain"] * 2)
 
 
+def test_what_cannot_be_recorded_runs_without(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(call: Call, inputs: Any) -> Call:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    compiled = Compiled(torch.neg, None, refuse)
+    compiled.warm(torch.zeros(3))
+    assert compiled(torch.ones(3)).tolist() == [-1.0] * 3
+    assert "not recorded, runs without: operation not permitted" in caplog.text
+
+
+class FailingCapture:
+    """``torch.cuda.graph`` whose end, too, fails once its body has."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"),
+    [(torch.OutOfMemoryError("2 GiB"), "2 GiB"), (RuntimeError("a sync"), "previous error")],
+)
+def test_a_shortage_while_recording_is_told_as_one(
+    cause: RuntimeError, raised: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def call(x: torch.Tensor | None) -> torch.Tensor:
+        assert x is not None
+        calls.append(1)
+        if len(calls) > 3:
+            raise cause
+        return x
+
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: MagicMock())
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: MagicMock())
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
+    monkeypatch.setattr("torch.cuda.CUDAGraph", MagicMock)
+    monkeypatch.setattr("torch.cuda.graph", FailingCapture)
+    with pytest.raises(type(cause), match=raised):
+        CudaGraphs(torch.device("cuda", 0))(call, (torch.zeros(1),))
+    assert len(calls) == 4  # three to warm up, one recorded
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_every_bucket_is_warm_and_serving_compiles_nothing(
     kind: Kind, make: Callable[..., BucketedBackend], make_backend: MakeBackend
@@ -275,6 +336,30 @@ def test_every_bucket_is_warm_and_serving_compiles_nothing(
     for request in asked:
         latents, pixels = stock(plain, request)
         assert far(bench.latents[request.request_id], latents) <= 1e-4, request
+        assert_same_picture(bench.picture(request), pixels, request)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "xl_inpaint"])
+def test_a_mask_conditioned_unet_has_its_graphs_too(
+    kind: Kind, make: Callable[..., BucketedBackend], make_backend: MakeBackend
+) -> None:
+    """Nine channels in, four out; the decoder sees four."""
+    backend = make(kind, compile_it=traced, most_rows=4)
+    assert [key[0] for key in backend.unet.shapes] == [(n, 9, 8, 8) for n in (4, 2, 1)]
+    assert {key[0][1] for key in backend.vae.shapes if key[0]} == {4}
+    graphs = counters["stats"]["unique_graphs"]
+    torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen
+    plain, bench = make_backend(kind), Bench(backend)
+    asked = [*repaintings()[::4], ask(seed=91)]
+    for request in asked:  # one joins at each step
+        bench.submit(request)
+        bench.engine.step()
+    bench.run()
+    bench.engine.close()
+    for request in asked:
+        latents, pixels = stock(plain, request)
+        assert far(bench.latents[request.request_id], latents) <= 1e-4, request.scheduler
         assert_same_picture(bench.picture(request), pixels, request)
     assert counters["stats"]["unique_graphs"] == graphs
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,15 +22,19 @@ from deployments.backends.pipeline import PipelineBackend
 from deployments.engine.trajectory import RefusedRequestError
 from deployments.lora.layers import LoraLayer, Pair, Selection
 from deployments.lora.loading import add_adapters
-from deployments.messages import ImageRequest
+from deployments.messages import ImageFailure, ImageRequest, ImageResult
 from deployments.model import load_pipeline
 from deployments.model_info import ModelError
 from deployments.options import LoraOptions, ReplicaOptions
 from deployments.picture import recipe
+from deployments.replica import PoolReplica
 from tests.deployments.harness import Bench, ask, solo
 from tests.deployments.test_bucketed import FakeMemory, traced
 from tests.deployments.test_oracle import assert_same_picture, far, stock
 from tests.deployments.tiny_models import Kind
+from tests.hub_server import TOKEN, add_folder, running_hub
+
+ROOT = Path(__file__).resolve().parents[2]
 
 UNET = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 OTHERS = ["conv1", "conv2", "conv_shortcut", "conv_in", "time_emb_proj", "downsamplers.0.conv"]
@@ -206,7 +214,7 @@ def test_compiled_buckets_serve_any_mix_with_one_graph(
         sizes=(),
         memory=FakeMemory(),
         compile_it=traced,
-        adapters=add_adapters(pipe, loras, fuse=False),
+        adapters=add_adapters(pipe, loras, fused=False),
     )
     graphs = counters["stats"]["unique_graphs"]
     torch.compiler.set_stance("default")  # else what would be compiled runs eagerly, unseen
@@ -238,6 +246,79 @@ def test_the_replica_loads_what_its_options_say_and_refuses_others(
     bench = Bench(backend)
     with pytest.raises(RefusedRequestError, match=r"lora: 'other' .*flat, wild"):
         bench.submit(ask(lora="other"))
+
+
+def test_a_replica_with_a_fused_adapter_starts_and_answers_to_its_name(
+    model_folder: Callable[[Kind], Path], options: Callable[[Kind], list[LoraOptions]]
+) -> None:
+    replica = PoolReplica(
+        ReplicaOptions(
+            pool="cpu",
+            accelerator="cpu",
+            framework="cpu",
+            model_source=str(model_folder("sd1")),
+            loras=tuple(options("sd1")[1:]),
+            fuse_lora=True,
+            threads=1,
+            max_rows=2,
+        )
+    )
+    try:
+        answers = [asyncio.run(replica.generate(ask(lora=lora))) for lora in ("wild", None)]
+    finally:
+        replica.service.stop()
+    assert isinstance(answers[0], ImageResult)
+    assert isinstance(answers[1], ImageFailure)
+    assert answers[1].message == "lora: None is not here; this replica has wild"
+
+
+def test_an_adapter_is_fetched_from_the_hub(
+    lora_folder: LoraFolder, model_folder: Callable[[Kind], Path], tmp_path: Path
+) -> None:
+    """One file of one commit, with the token; a client in a process of its own, by its settings."""
+    with running_hub() as hub:
+        add_folder(hub, "someone/lora", lora_folder("sd1", "flat"))
+        name = "pytorch_lora_weights.safetensors"
+        commit = hub.repos["someone/lora"].branches["main"]
+        lora = LoraOptions(name="x", source="someone/lora", revision=commit, weight_name=name)
+        done = loaded(model_folder("sd1"), lora, tmp_path, hub.url)
+        assert done.stdout.split() == ["x"], done.stderr
+        assert hub.fetched() == [name]
+        assert hub.tokens == {f"Bearer {TOKEN}"}
+        missing = lora.model_copy(update={"weight_name": "other.safetensors"})
+        done = loaded(model_folder("sd1"), missing, tmp_path, hub.url)
+    assert done.returncode == 1
+    assert "ModelError: loras.x: 'someone/lora' does not load: fetching other.saf" in done.stderr
+    assert "HTTP 404" in done.stderr
+
+
+FROM_HUB = """
+import sys
+from deployments.lora.loading import add_adapters
+from deployments.model import load_pipeline
+from deployments.model_info import ModelError
+from deployments.options import LoraOptions
+try:
+    lora = LoraOptions.model_validate_json(sys.argv[2])
+    print(*add_adapters(load_pipeline(sys.argv[1], None), [lora], False).names)
+except ModelError as error:
+    sys.exit(f"ModelError: {error}")
+"""
+
+
+def loaded(
+    model: Path, lora: LoraOptions, home: Path, url: str
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    ours = {"HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", FROM_HUB, str(model), lora.model_dump_json()],
+        cwd=ROOT,
+        env=clean | ours | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
 
 
 def test_the_recipe_names_the_adapter() -> None:

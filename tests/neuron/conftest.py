@@ -1,6 +1,7 @@
 """optimum-neuron's own exporter and loader on the CPU, under stand-ins for the device libraries.
 
-Run by ``make neuron-test`` in an environment of their own; any other run leaves them out.
+Run by ``make neuron-test`` under the Neuron profile's packages (all but torch, which is the main
+environment's) and by ``make neuron-exact-test`` under every pin; any other run leaves them out.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if HERE:
         for line in NEURON_WARNINGS:
             config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_report_header() -> list[str]:
+    """Under what the tests run."""
+    if not HERE:
+        return []
+    names = ("torch", "optimum-neuron", "diffusers", "transformers", "huggingface_hub")
+    return ["Neuron profile: " + ", ".join(f"{name} {version(name)}" for name in names)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -31,6 +32,7 @@ from tests.e2e.conftest import (
 from tests.neuron.conftest import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
+TORCH = torch.__version__.partition("+")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ async def paint(replica: PoolReplica, asked: list[Any]) -> list[ImageResult | Im
         ("torch-neuronx", "2.9.0.2.11.1", "torch-neuronx: made with 2.8.0.2.10.16998, here 2.9"),
         ("neuronx-cc", "2.20.9.0", "neuronx-cc: made with 2.21.33363.0 or later, here 2.20.9.0"),
         ("neuronx-cc", "2.22.0.0", None),
-        ("torch", "2.9.0", "torch: made with 2.8.0, here 2.9.0"),
+        ("torch", "2.9.0", f"torch: made with {TORCH}, here 2.9.0"),
         ("diffusers", "0.36.0", None),
     ],
 )

@@ -53,7 +53,10 @@ THREE = settings(
         ({"loras": {"a": FLAT | {"scale": 99}}}, ["loras.a.scale", "at most 10"]),
         ({"loras": {"a": FLAT, "b": FLAT}, "fuse_lora": True}, ["fuse_lora", "loras has 2"]),
         ({"fuse_lora": True}, ["fuse_lora", "loras has 0"]),
-        ({"loras": {"a": FLAT}, "framework": "neuron"}, ["loras", "'neuron'", "compiled in"]),
+        (
+            {"loras": {"a": FLAT}, "framework": "neuron"},
+            ["loras", "'neuron'", "compiled in", "compile --lora"],
+        ),
         ({"loras": {"a": FLAT}, "artifact": GRAPHS}, ["loras", "artifact", "fuse_lora: true"]),
         ({"engine": {"torch_compile": "off"}}, ["engine.torch_compile", "'cuda'"]),
         (
@@ -132,9 +135,26 @@ def test_over_http() -> None:
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("lora_not_found", "lora")
         assert "declared: flat, ink" in error["message"]
+        check_openai(client, painter)
         shown = {pool["name"]: pool for pool in client.get("/pools").json()["pools"]}
         assert [shown[name]["loras"] for name in THREE.pools] == [["flat", "ink"], ["ink"], []]
         assert [shown[name]["lora_fused"] for name in THREE.pools] == [False, True, False]
+
+
+def check_openai(client: TestClient, painter: FakePainter) -> None:
+    """The extension field ``lora`` of the OpenAI routes, and their envelope."""
+    route, body = "/v1/images/generations", {"prompt": "a", "size": "64x64"}
+    assert client.post(route, json=body | {"lora": "ink"}).status_code == 200
+    assert [request.lora for request in painter.requests] == ["flat", "ink"]
+    answer = client.post(route, json=body | {"lora": "inc"})
+    assert answer.status_code == 404
+    assert set(answer.json()) == {"error"}
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", "lora")
+    assert error["code"] == "lora_not_found"
+    assert "no LoRA adapter 'inc'; declared: flat, ink" in error["message"]
+    assert len(painter.requests) == 2
 
 
 INK_WORK = Work(2, 10, (64, 64), "ink")
