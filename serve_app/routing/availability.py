@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from deployments.trouble import one_line
 from serve_app.routing.snapshot import PoolState
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,12 @@ class Availability:
             self._stop.wait(self._interval_s)
 
 
-def serve_states(app_name: str) -> dict[str, PoolState]:
+def serve_states(app_name: str, trouble: Callable[[str], str]) -> dict[str, PoolState]:
     """Ray Serve's view of every deployment of ``app_name``; blocks some 25 ms.
+
+    Args:
+        app_name: the Serve application.
+        trouble: why replicas of a pool that are starting are not ready yet; ``""``: not known.
 
     Raises:
         LookupError: Serve does not list the application (just now).
@@ -93,5 +98,17 @@ def serve_states(app_name: str) -> dict[str, PoolState]:
             starting=counts.get("STARTING", 0),
             status=str(getattr(deployment.status, "value", deployment.status)),
             message=deployment.message,
+            trouble=trouble_in(deployment.message)
+            or (trouble(name) if counts.get("STARTING") else ""),
         )
     return states
+
+
+def trouble_in(message: str) -> str:
+    """Why a replica could not start: the last line of the traceback that Serve tells, if any."""
+    if "failed to start" not in message:
+        return ""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    # The exception's class with its modules says nothing to those who read it.
+    where, found, why = lines[-1].partition(": ")
+    return one_line(f"{where.rpartition('.')[2]}{found}{why}")

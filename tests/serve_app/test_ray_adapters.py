@@ -180,14 +180,14 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
     application = SimpleNamespace(deployments={"cpu": cpu, "gpu": deployment("UPSCALING")})
     status = SimpleNamespace(applications={"imagine": application})
     monkeypatch.setattr("ray.serve.status", lambda: status)
-    states = serve_states("imagine")
+    states = serve_states("imagine", lambda pool: "")
     assert states["cpu"] == PoolState(
         ready=6, updating=6, draining=3, starting=7, status="HEALTHY", message="m"
     )
     assert states["gpu"].ready == 0
     # Not "no pool has a replica": that would end all that is under way.
     with pytest.raises(LookupError, match="'other'"):
-        serve_states("other")
+        serve_states("other", lambda pool: "")
 
 
 class Kept:
