@@ -12,9 +12,10 @@ from serve_app.routing.snapshot import PoolState
 
 log = logging.getLogger(__name__)
 
-# Serve routes to a replica on a node that drains until its successor runs.
-_READY = ("RUNNING", "PENDING_MIGRATION")
-_UPDATING = ("UPDATING", "RECOVERING")
+# Serve routes to a replica on a node that drains until its successor runs, and to one that its
+# restarted controller has yet to find again: it takes none from the routers before it has looked.
+_READY = ("RUNNING", "PENDING_MIGRATION", "RECOVERING")
+_UPDATING = ("UPDATING",)
 
 
 class Availability:

@@ -18,8 +18,7 @@ class PoolState:
 
     Attributes:
         ready: replicas that run and take requests.
-        updating: replicas that work on but are sent nothing: Serve reconfigures them in place, or
-            its restarted controller has yet to find them again.
+        updating: replicas that work on but are sent nothing: Serve reconfigures them in place.
         draining: replicas that finish their requests and then stop.
         starting: replicas being scheduled or loading the model.
         status: Serve's word for the deployment, e.g. ``"HEALTHY"``.
@@ -144,7 +143,7 @@ class PoolSnapshot:
         if self.lacks:
             return f"not started: its settings name no {self.lacks}"
         if self.state.updating:
-            return f"{self.state.updating} replica(s) being reconfigured or found again"
+            return f"{self.state.updating} replica(s) being reconfigured"
         if self.state.starting:
             again = f"; the last try failed: {self.state.trouble}" if self.state.trouble else ""
             return f"{self.state.starting} replica(s) starting{again}"

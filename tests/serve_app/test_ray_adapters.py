@@ -182,7 +182,7 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.serve.status", lambda: status)
     states = serve_states("imagine", lambda pool: "")
     assert states["cpu"] == PoolState(
-        ready=6, updating=6, draining=3, starting=7, status="HEALTHY", message="m"
+        ready=7, updating=5, draining=3, starting=7, status="HEALTHY", message="m"
     )
     assert states["gpu"].ready == 0
     # Not "no pool has a replica": that would end all that is under way.
