@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import httpx
 import pytest
 
@@ -13,6 +16,10 @@ from tests.hub_server import running_hub
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 REQUESTS = 150
+
+
+def ask(stand: Shared, asked: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{stand.url}/imagine", json=asked, timeout=60)
 
 
 def reason(stand: Shared, pool: str) -> str:
@@ -44,7 +51,7 @@ async def test_the_hub_is_out_of_reach_at_the_start_and_then_the_disk_is_full(
         wait_for("the pool", lambda: bool(fresh.pool(HUB)["available"]), BACK_WITHIN_S)
         assert hub.seen(f"^GET /{REPO}/resolve/")
     asked = request(5) | {"pool": HUB}
-    answer = httpx.post(f"{fresh.url}/imagine", json=asked, timeout=60)
+    answer = await asyncio.to_thread(ask, fresh, asked)
     assert (answer.status_code, picture(answer)) == (200, fresh.pictures[5])
 
 
@@ -60,6 +67,6 @@ async def test_a_damaged_artifact_is_refused_by_its_file(fresh: Shared) -> None:
     fresh.check("damaged artifact", outcome)
     assert not fresh.pool(DAMAGED)["available"]
     asked = request(5) | {"pool": DAMAGED}
-    answer = httpx.post(f"{fresh.url}/imagine", json=asked, timeout=60)
+    answer = await asyncio.to_thread(ask, fresh, asked)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
     assert "unet-2.pt2" in answer.json()["error"]["message"]
