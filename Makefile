@@ -12,7 +12,7 @@ OPENAI_1 := $(VENV)/openai-1/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup serve demo dashboards test lint e2e slow bench neuron neuron-test clean
+.PHONY: setup serve demo dashboards test lint e2e slow chaos soak bench neuron neuron-test clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,15 @@ test: $(STAMP) $(OPENAI_1)
 
 slow: $(STAMP) $(OLDER)
 	$(BIN)/python -m pytest -m slow
+
+# What goes wrong, alone; a part of `make slow`. Every request's fate is in build/chaos.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/chaos -m slow
+
+# Curves of memory, descriptors, threads, objects and latency in build/soak. Ctrl-C: a partial report.
+MINUTES ?= 60
+soak: $(STAMP)
+	$(BIN)/python -m loadtest.soak --minutes $(MINUTES)
 
 # Branch coverage floor of the fast tests, raised as the suite grows.
 COVERAGE ?= 95

@@ -12,7 +12,7 @@ import pytest
 from loadtest.emulated_cluster import cluster_head
 from tests.chaos.hardship import SmallDisk
 from tests.chaos.ledger import Ledger
-from tests.chaos.shared import DAMAGED, HUB, Shared, make_config, targets_file
+from tests.chaos.shared import DAMAGED, HUB, SPARE, Shared, make_config, targets_file
 from tests.chaos.stand import BACK_WITHIN_S, POOLS
 from tests.e2e.conftest import ROOT, free_port, is_up, wait_for
 from tests.moto_server import MotoServer
@@ -20,14 +20,26 @@ from tests.moto_server import MotoServer
 REPORT = ROOT / "build" / "chaos"
 
 
+_LEDGER = pytest.StashKey[Ledger]()
+
+
 @pytest.fixture(scope="session")
-def ledger() -> Iterator[Ledger]:
+def ledger(pytestconfig: pytest.Config) -> Iterator[Ledger]:
     """Of the whole run; the report is written at its end."""
-    kept = Ledger()
+    kept = pytestconfig.stash[_LEDGER] = Ledger()
     yield kept
-    if kept.entries:
-        kept.write(REPORT)
-        print(f"\n\n{REPORT / 'chaos.md'}:\n" + "\n".join(kept.rows()))
+    kept.write(REPORT)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show the table, whatever else the run shows."""
+    kept = config.stash.get(_LEDGER, None)
+    if kept is not None and kept.entries:
+        terminalreporter.section(f"chaos: {REPORT / 'chaos.md'}")
+        for row in kept.rows():
+            terminalreporter.write_line(row)
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +88,7 @@ def serve(
         )
         for pool in POOLS:
             stand.add_node(pool)
+        cluster.add_node(num_cpus=0, resources={SPARE: 2})
         stand.deploy()
         with httpx.Client(base_url=stand.url, timeout=30) as client:
             wait_for("the service", lambda: is_up(client))

@@ -18,6 +18,7 @@ from tests.moto_server import NAMESPACE, REGION, MotoServer
 
 # A pool whose adapter is on a hub, and one whose artifact is damaged; both are at zero.
 HUB, DAMAGED = "hub", "damaged"
+SPARE = "spare_card"  # their node's
 REPO, WEIGHTS = "someone/hat", "hat.safetensors"
 BODY_TIMEOUT_S = 5
 # Fewer than a run's pictures, so that an outage of CloudWatch makes some of them too many.
@@ -87,7 +88,7 @@ def make_config(
         }
         for pool in POOLS
     }
-    beside = {"num_cpus": 0, "resources": {"front": 0.1}}
+    beside = {"num_cpus": 0, "resources": {SPARE: 1}}
     troubled = {"accelerator": "none", "framework": "cpu", "resources": beside, "weight": 0}
     adapter = {"source": REPO, "weight_name": WEIGHTS, "revision": "main"}
     pools[HUB] = troubled | {"engine": _ENGINE, "loras": {"hat": adapter}}
