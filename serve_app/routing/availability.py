@@ -81,7 +81,7 @@ def serve_states(app_name: str, trouble: Callable[[str], str]) -> dict[str, Pool
         trouble: why replicas of a pool that are starting are not ready yet; ``""``: not known.
 
     Raises:
-        LookupError: Serve does not list the application (just now).
+        LookupError: Serve does not list the application, or none of its deployments (just now).
         Exception: whatever Ray raises when the controller cannot be asked.
     """
     from ray import serve
@@ -89,6 +89,8 @@ def serve_states(app_name: str, trouble: Callable[[str], str]) -> dict[str, Pool
     application = serve.status().applications.get(app_name)
     if application is None:
         raise LookupError(f"Serve does not list the application {app_name!r}")
+    if not application.deployments:  # of a config that could not be built: what was there runs on
+        raise LookupError(f"Serve lists no deployments of {app_name!r}: {application.message}")
     states = {}
     for name, deployment in application.deployments.items():
         counts = {str(getattr(k, "value", k)): n for k, n in deployment.replica_states.items()}
