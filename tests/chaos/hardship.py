@@ -88,4 +88,6 @@ def squeeze(name: str, limit: int = 1024 * 1024) -> Iterator[Squeeze | None]:
     try:
         yield Squeeze(folder, unified=unified)
     finally:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            (folder.parent / "cgroup.procs").write_text(pid)
         folder.rmdir()
