@@ -15,6 +15,7 @@ T = TypeVar("T")
 WINDOWS = 12
 # Windows at the beginning in which caches and allocators fill.
 _WARM = 3
+_TOLD = 5
 # What is called flat, from the windows after the warm-up to the last ones.
 MOST_MB_PER_1000, LEAST_MB = 2.0, 10.0
 MOST_FILES, MOST_THREADS, MOST_OBJECTS = 10, 4, 50
@@ -84,12 +85,12 @@ class Record:
 
     def problems(self) -> list[str]:
         """What was not flat, in words; needs at least a dozen looks."""
+        found = self.unexpected[:_TOLD]
         if len(self.samples) < WINDOWS:
-            return [f"only {len(self.samples)} looks: too short a run to tell"]
+            return [*found, f"only {len(self.samples)} looks: too short a run to tell"]
         early, late = _ends(self.samples)
         served = late[-1].requests - early[0].requests
         allowed_mb = max(LEAST_MB, MOST_MB_PER_1000 * served / 1000)
-        found = list(self.unexpected[:5])
         for name in late[-1].processes:
             for what, allowed in (
                 ("resident", allowed_mb),
