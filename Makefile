@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
 .PHONY: setup serve demo dashboards test lint e2e slow guarantees bench peers bench-peers \
-	neuron neuron-test neuron-exact-test clean
+	neuron neuron-test neuron-exact-test chaos soak clean
 
 setup: $(STAMP)
 
@@ -74,6 +74,15 @@ slow: $(STAMP) $(OLDER)
 # Did the runs before this one prove what docs/guarantees.md promises?
 guarantees: $(STAMP)
 	$(BIN)/python -m tests.docs.guarantees $(REPORTS)
+
+# What goes wrong, alone; a part of `make slow`. Every request's fate is in build/chaos.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/chaos -m slow
+
+# Curves of memory, descriptors, threads, objects and latency in build/soak. Ctrl-C: a partial report.
+MINUTES ?= 60
+soak: $(STAMP)
+	$(BIN)/python -m loadtest.soak --minutes $(MINUTES)
 
 # Branch coverage floor of the fast tests, raised as the suite grows.
 COVERAGE ?= 95

@@ -40,7 +40,8 @@ class ImageRequest:
         output_format: encoding of the answer.
         quality: 1 to 100, of JPEG and WebP; ``None`` for the service's own.
         previews: most partial pictures to show on the way, for requests that are watched.
-        deadline: unix time in seconds by which the answer is wanted, if any.
+        time_left_s: seconds within which the answer is wanted, if the caller set a limit; counted
+            by whoever gets the message, on a clock that cannot be set, from when it came.
     """
 
     request_id: str
@@ -59,7 +60,7 @@ class ImageRequest:
     output_format: OutputFormat = "png"
     quality: int | None = None
     previews: int = 0
-    deadline: float | None = None
+    time_left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

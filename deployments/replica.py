@@ -22,7 +22,9 @@ from deployments.messages import (
 from deployments.metrics import ReplicaMetrics, Sampler
 from deployments.model_info import load_model_info
 from deployments.options import ReplicaOptions
-from deployments.startup import recording, stage
+from deployments.patience import patiently
+from deployments.startup import Timeline, recording, stage
+from deployments.trouble import Trouble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +41,8 @@ WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
 class PoolReplica:
     """Loads the model, calibrates the batch, then paints until stopped.
 
-    The constructor returns only after real passes of every part, so a ready replica is warm.
+    The constructor returns only after real passes of every part, so a ready replica is warm. While
+    something is in its way that may pass (a hub out of reach, a full disk) it tries again.
 
     Args:
         options: what the pool's settings say.
@@ -47,9 +50,11 @@ class PoolReplica:
 
     def __init__(self, options: ReplicaOptions) -> None:
         self.options = options
-        with recording() as timeline:
-            self._start(options)
-        self.timeline = timeline
+        self._tried = 0
+        self.timeline = patiently(lambda: self._started(options), self._tell)
+        if self._tried:
+            self._trouble.over(options.pool)
+        timeline = self.timeline
         self._metrics = Sampler(
             ReplicaMetrics(
                 options.pool,
@@ -70,6 +75,21 @@ class PoolReplica:
             self.graphs,
             self.service.engine.max_rows,
         )
+
+    def _started(self, options: ReplicaOptions) -> Timeline:
+        with recording() as timeline:
+            self._start(options)
+        return timeline
+
+    def _tell(self, why: str) -> None:
+        self._tried += 1
+        self._trouble.tell(self.options.pool, why, self._tried)
+
+    @property
+    def _trouble(self) -> Trouble:
+        from ray import serve
+
+        return Trouble(serve.get_replica_context().app_name)
 
     def _start(self, options: ReplicaOptions) -> None:
         # The module is imported by processes that must stay free of torch; only a replica loads it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp
 
 from deployments.metrics import Sampler
 from deployments.model_info import load_model_info
+from deployments.patience import patiently
+from deployments.trouble import Trouble
 from serve_app.access.audit import AuditLog
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
@@ -69,9 +72,10 @@ class Ingress:
         self._started = False
         self._last_good = LastGood(app_name)
         self._availability = Availability(
-            lambda: serve_states(app_name), settings.ingress.poll_interval_s
+            partial(serve_states, app_name, Trouble(app_name).of), settings.ingress.poll_interval_s
         )
-        model = load_model_info(settings.model.source, settings.model.revision)
+        source = settings.model
+        model = patiently(lambda: load_model_info(source.source, source.revision), lambda why: None)
         directory = PoolDirectory(settings.pools, self._availability.states, default_work(model))
         pools = {name: RayPoolHandle(handle) for name, handle in handles.items()}
         measurements = Measurements(pools, directory.measured)

@@ -398,10 +398,10 @@ ROUTES: list[tuple[str, Any]] = [
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    """A hub, for the time of the block."""
+def running_hub(port: int = 0) -> Iterator[Hub]:
+    """A hub, for the time of the block; on a free port if none is given."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)

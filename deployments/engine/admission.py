@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from deployments.engine.job import Job
@@ -18,9 +17,8 @@ AGEING_ROW_STEPS_PER_S = 20.0
 
 def earliest_deadline(job: Job, now: float) -> float:
     """Seconds from ``now`` (monotonic) to the deadline; without one, to the end of patience."""
-    if job.request.deadline is not None:
-        return job.request.deadline - time.time()
-    return job.arrived + PATIENCE_S - now
+    left_s = job.request.time_left_s
+    return job.arrived + (PATIENCE_S if left_s is None else left_s) - now
 
 
 def shortest_work(job: Job, now: float) -> float:

@@ -234,7 +234,7 @@ class Engine:
         """Whether the job is cancelled or past its deadline; answers it if so."""
         if job.cancelled:
             job.fail("generation_failed", "cancelled")
-        elif job.expired(time.time()):
+        elif job.expired(time.monotonic()):
             job.fail(
                 "deadline_exceeded",
                 "the deadline passed before the picture was finished",

@@ -126,8 +126,9 @@ class Job:
             self.watch(ImageProgress(step=taken, steps=steps, place=place))
 
     def expired(self, now: float) -> bool:
-        """Whether the deadline (unix seconds) has passed at ``now``."""
-        return self.request.deadline is not None and now > self.request.deadline
+        """Whether the caller's time has passed at ``now`` (monotonic seconds)."""
+        left_s = self.request.time_left_s
+        return left_s is not None and now > self.arrived + left_s
 
     def answer(self, answer: Answer) -> None:
         """Give the one answer; a second call is ignored (a cancelled job may still finish)."""

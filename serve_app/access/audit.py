@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import logging.handlers
+import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from serve_app.access.settings import AuditSettings
 from serve_app.access.visit import Visit
+
+log = logging.getLogger(__name__)
 
 # Serve's own logger: its handler writes to the replica's log file.
 _SERVE_LOGGER = "ray.serve"
@@ -31,7 +35,7 @@ class AuditLog:
         else:
             # A logger of its own, and watched: what rotates logs may move the file away.
             self._log = logging.Logger("imagine.audit", logging.INFO)
-            self._log.addHandler(logging.handlers.WatchedFileHandler(settings.file))
+            self._log.addHandler(AuditFile(settings.file))
 
     def close(self) -> None:
         """Close the file, if there is one."""
@@ -44,6 +48,41 @@ class AuditLog:
         if self._settings.enabled and visit.route not in _NOT_KEPT:
             line = json.dumps(audit_line(visit, prompt=self._settings.prompt))
             self._log.info("%s", line, extra={"log_to_stderr": False})
+
+
+class AuditFile(logging.handlers.WatchedFileHandler):
+    """The file; where it cannot be written, requests go on and the service's log says so once.
+
+    Attributes:
+        lost: lines that could not be written since they last could.
+    """
+
+    lost = 0
+
+    def _open(self) -> io.TextIOWrapper:
+        # Nothing is kept back: what did not fit is not tried again with each line that follows.
+        raw = io.FileIO(self.baseFilename, "a")
+        return io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", write_through=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one line; never raises."""
+        before = self.lost
+        try:
+            super().emit(record)  # calls handleError for what goes wrong in writing
+        except OSError:  # the file was moved away, and no new one can be made
+            self.handleError(record)
+        if before and self.lost == before:
+            log.warning(
+                "audit file %s: written again, %d lines are lost", self.baseFilename, before
+            )
+            self.lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Count the line; the first of a row is told of."""
+        if self.lost == 0:
+            why = sys.exc_info()[1]
+            log.error("audit file %s: cannot be written: %s", self.baseFilename, why)
+        self.lost += 1
 
 
 def audit_line(visit: Visit, *, prompt: bool) -> dict[str, Any]:

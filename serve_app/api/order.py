@@ -65,7 +65,7 @@ async def read_order(
         ApiError: 400 for fields that do not go together, 404 for an unknown pool, 406 when
             nothing the client admits can be sent.
     """
-    received = time.time()
+    received = time.monotonic()
     count: int = fields["n"]
     stream: bool = fields["stream"]
     as_json = not stream and _answer_as_json(count, fields.get("output_format"), accept)
@@ -80,7 +80,9 @@ async def read_order(
             decoding, _read_pictures, fields, front.settings.limits.max_image_pixels, mask_style
         )
     seed: int = fields["seed"] if "seed" in fields else secrets.randbelow(MAX_SEED + 1)
-    deadline = received + fields["deadline_ms"] / 1000 if "deadline_ms" in fields else None
+    time_left_s = None
+    if "deadline_ms" in fields:
+        time_left_s = fields["deadline_ms"] / 1000 - (time.monotonic() - received)
     # A client may use one request id for several calls; the replicas' key must be unique.
     key = f"{request_id}-{secrets.token_hex(4)}"
     pictures = tuple(
@@ -101,7 +103,7 @@ async def read_order(
             output_format=fields.get("output_format") or accept.first_image() or "png",
             quality=fields.get("quality"),
             previews=fields["partial_images"],
-            deadline=deadline,
+            time_left_s=time_left_s,
         )
         for index in range(count)
     )

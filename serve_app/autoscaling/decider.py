@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, Protocol
 
+from serve_app.autoscaling.clock import steady_unix
 from serve_app.autoscaling.planner import Plan, PlannerOptions, PoolPlan, plan
 from serve_app.autoscaling.presence import PoolNeed, Seen, decide, unplaced
 from serve_app.autoscaling.shortage import Supply
@@ -51,7 +51,7 @@ class Decider:
         options: fields of ``PlannerOptions`` but ``slo_s``.
         look: sees the cluster; may block and raise.
         board: where the ingress' word is and the decision goes.
-        clock: unix seconds.
+        clock: unix seconds; windows and delays are measured by it, so it should not be set.
 
     Raises:
         TypeError: an option is unknown.
@@ -63,13 +63,13 @@ class Decider:
         options: Mapping[str, float],
         look: Callable[[], Seen],
         board: PolicyBoard,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._needs = dict(needs)
         self._options = PlannerOptions(**options)
         self._look = look
         self._board = board
-        self._clock = clock
+        self._clock = clock or steady_unix()
         self._before: Plan | None = None
 
     def decide(

@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from deployments.trouble import one_line
 from serve_app.routing.snapshot import PoolState
 
 log = logging.getLogger(__name__)
 
-# Serve routes to a replica on a node that drains until its successor runs.
-_READY = ("RUNNING", "PENDING_MIGRATION")
-_UPDATING = ("UPDATING", "RECOVERING")
+# Serve routes to a replica on a node that drains until its successor runs, and to one that its
+# restarted controller has yet to find again: it takes none from the routers before it has looked.
+_READY = ("RUNNING", "PENDING_MIGRATION", "RECOVERING")
+_UPDATING = ("UPDATING",)
 
 
 class Availability:
@@ -71,11 +73,15 @@ class Availability:
             self._stop.wait(self._interval_s)
 
 
-def serve_states(app_name: str) -> dict[str, PoolState]:
+def serve_states(app_name: str, trouble: Callable[[str], str]) -> dict[str, PoolState]:
     """Ray Serve's view of every deployment of ``app_name``; blocks some 25 ms.
 
+    Args:
+        app_name: the Serve application.
+        trouble: why replicas of a pool that are starting are not ready yet; ``""``: not known.
+
     Raises:
-        LookupError: Serve does not list the application (just now).
+        LookupError: Serve does not list the application, or none of its deployments (just now).
         Exception: whatever Ray raises when the controller cannot be asked.
     """
     from ray import serve
@@ -83,6 +89,8 @@ def serve_states(app_name: str) -> dict[str, PoolState]:
     application = serve.status().applications.get(app_name)
     if application is None:
         raise LookupError(f"Serve does not list the application {app_name!r}")
+    if not application.deployments:  # of a config that could not be built: what was there runs on
+        raise LookupError(f"Serve lists no deployments of {app_name!r}: {application.message}")
     states = {}
     for name, deployment in application.deployments.items():
         counts = {str(getattr(k, "value", k)): n for k, n in deployment.replica_states.items()}
@@ -93,5 +101,17 @@ def serve_states(app_name: str) -> dict[str, PoolState]:
             starting=counts.get("STARTING", 0),
             status=str(getattr(deployment.status, "value", deployment.status)),
             message=deployment.message,
+            trouble=trouble_in(deployment.message)
+            or (trouble(name) if counts.get("STARTING") else ""),
         )
     return states
+
+
+def trouble_in(message: str) -> str:
+    """Why a replica could not start: the last line of the traceback that Serve tells, if any."""
+    if "failed to start" not in message:
+        return ""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    # The exception's class with its modules says nothing to those who read it.
+    where, found, why = lines[-1].partition(": ")
+    return one_line(f"{where.rpartition('.')[2]}{found}{why}")

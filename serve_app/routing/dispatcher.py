@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from deployments.messages import ImageFailure, ImageRequest, ImageResult
@@ -171,7 +172,7 @@ class Dispatcher:
             asyncio.CancelledError: the caller was cancelled; so is the replica's work.
         """
         began = self._clock()
-        limit = TimeLimit.of(self._timeout_s, request.deadline, self._clock)
+        limit = TimeLimit.of(self._timeout_s, request.time_left_s, self._clock)
         work = Work.of(request, self._reference_pixels)
         self._meter.arrived(work, began)
         self.journal.asked(request)
@@ -357,7 +358,9 @@ class Dispatcher:
         if choice.pool.speed is None:  # nothing is predicted: as much again for each one ahead
             patience_s *= 1 + choice.pool.load.requests / max(1, choice.pool.ready)
         hung_at = self._clock() + choice.predicted_s + patience_s
-        reply = self._handles[name].generate(request, watch)
+        # Nodes' clocks differ: the replica is told how long it has, not until when.
+        left_s = limit.deadline_left_s()
+        reply = self._handles[name].generate(replace(request, time_left_s=left_s), watch)
         answer = asyncio.ensure_future(reply.result())
         try:
             while True:

@@ -18,12 +18,12 @@ class PoolState:
 
     Attributes:
         ready: replicas that run and take requests.
-        updating: replicas that work on but are sent nothing: Serve reconfigures them in place, or
-            its restarted controller has yet to find them again.
+        updating: replicas that work on but are sent nothing: Serve reconfigures them in place.
         draining: replicas that finish their requests and then stop.
         starting: replicas being scheduled or loading the model.
         status: Serve's word for the deployment, e.g. ``"HEALTHY"``.
         message: Serve's explanation, if any.
+        trouble: why replicas have failed to start of late, on one line; ``""``: they have not.
     """
 
     ready: int = 0
@@ -32,6 +32,7 @@ class PoolState:
     starting: int = 0
     status: str = "UNKNOWN"
     message: str = ""
+    trouble: str = ""
 
     @property
     def target(self) -> int:
@@ -142,9 +143,12 @@ class PoolSnapshot:
         if self.lacks:
             return f"not started: its settings name no {self.lacks}"
         if self.state.updating:
-            return f"{self.state.updating} replica(s) being reconfigured or found again"
+            return f"{self.state.updating} replica(s) being reconfigured"
         if self.state.starting:
-            return f"{self.state.starting} replica(s) starting"
+            again = f"; the last try failed: {self.state.trouble}" if self.state.trouble else ""
+            return f"{self.state.starting} replica(s) starting{again}"
+        if self.state.trouble:
+            return f"its replicas do not start: {self.state.trouble}"
         if self.state.status == "UNHEALTHY":
             return "unhealthy"
         return "no replica is running (its hardware may be absent)"

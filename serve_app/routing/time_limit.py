@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +19,14 @@ class TimeLimit:
     clock: Callable[[], float]
 
     @classmethod
-    def of(cls, timeout_s: float, deadline: float | None, clock: Callable[[], float]) -> TimeLimit:
-        """The limit for a request that starts now; ``deadline`` is unix time."""
+    def of(
+        cls, timeout_s: float, time_left_s: float | None, clock: Callable[[], float]
+    ) -> TimeLimit:
+        """The limit for a request that starts now; ``time_left_s`` is the caller's own."""
         now = clock()
-        if deadline is not None and deadline - time.time() < timeout_s:
-            at = now + deadline - time.time()
+        if time_left_s is not None and time_left_s < timeout_s:
             late = "the deadline passed before the picture was done"
-            return cls(at, "deadline_exceeded", late, clock)
+            return cls(now + time_left_s, "deadline_exceeded", late, clock)
         late = f"not done within {timeout_s:g} s, the time limit"
         return cls(now + timeout_s, "timeout", late, clock)
 

@@ -1,353 +1,104 @@
-"""Three pools on three nodes, 500 requests with known pictures, and ways to hurt the pools."""
+"""One service for all scenarios that can share it, and the report of all."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import json
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from loadtest.emulated_cluster import cluster_head
-from tests.e2e import tiny_model
-from tests.e2e.conftest import free_port, is_up, replica_processes, wait_for
+from tests.chaos.hardship import SmallDisk
+from tests.chaos.ledger import Ledger
+from tests.chaos.shared import DAMAGED, HUB, SPARE, Shared, make_config, targets_file
+from tests.chaos.stand import BACK_WITHIN_S, POOLS
+from tests.e2e.conftest import ROOT, free_port, is_up, wait_for
+from tests.moto_server import MotoServer
 
-POOLS = ("alpha", "beta", "gamma")
-REQUESTS = 500
-AT_ONCE = 16
-# Of a replica that starts anew on this machine while others work.
-BACK_WITHIN_S = 120.0
-
-
-def resource(pool: str) -> str:
-    """The made-up Ray resource of the pool's node."""
-    return f"{pool}_card"
+REPORT = ROOT / "build" / "chaos"
 
 
-def request(seed: int) -> dict[str, Any]:
-    """The request whose picture is known: one to three steps, guided or not."""
-    return {
-        "prompt": "a b c",
-        "seed": seed,
-        "num_inference_steps": 1 + seed % 3,
-        "guidance_scale": 4.0 if seed % 4 else 1.0,
-    }
+_LEDGER = pytest.StashKey[Ledger]()
 
 
-@dataclass
-class Outcome:
-    """What came of one run of all requests.
-
-    Attributes:
-        answers: status, body and pool by seed; each request has one answer or left.
-        left: requests whose client left.
-        seconds: how long the run took.
-        sent: requests that were sent to pools, those sent again counted again.
-        retried: requests that were sent again.
-    """
-
-    answers: dict[int, httpx.Response] = field(default_factory=dict)
-    left: set[int] = field(default_factory=set)
-    seconds: float = 0.0
-    sent: int = 0
-    retried: int = 0
-
-    @property
-    def statuses(self) -> Counter[int]:
-        """How often each status was answered."""
-        return Counter(answer.status_code for answer in self.answers.values())
-
-    @property
-    def pools(self) -> Counter[str]:
-        """How many pictures each pool painted."""
-        return Counter(
-            answer.headers["x-pool"]
-            for answer in self.answers.values()
-            if answer.status_code == 200
-        )
+@pytest.fixture(scope="session")
+def ledger(pytestconfig: pytest.Config) -> Iterator[Ledger]:
+    """Of the whole run; the report is written at its end."""
+    kept = pytestconfig.stash[_LEDGER] = Ledger()
+    yield kept
+    kept.write(REPORT)
 
 
-@dataclass
-class Stand:
-    """The running service, its nodes, and the known pictures."""
-
-    url: str
-    dashboard: str
-    cluster: Any
-    config: dict[str, Any]
-    targets: Path
-    nodes: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[int, bytes] = field(default_factory=dict)
-
-    def get(self, path: str) -> Any:
-        """A JSON answer of the service."""
-        return httpx.get(self.url + path, timeout=30).json()
-
-    def pool(self, name: str) -> dict[str, Any]:
-        """One pool as ``/pools`` shows it."""
-        pools: list[dict[str, Any]] = self.get("/pools")["pools"]
-        return next(pool for pool in pools if pool["name"] == name)
-
-    def deploy(self) -> None:
-        """Send the config as ``serve deploy`` does."""
-        url = f"{self.dashboard}/api/serve/applications/"
-        httpx.put(url, json=self.config, timeout=60).raise_for_status()
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        """A deployment's entry in the config."""
-        entries = self.config["applications"][0]["deployments"]
-        return next(entry for entry in entries if entry["name"] == name)
-
-    def configure(self, **live: Any) -> None:
-        """Put a new ``user_config`` into force, and wait until it is."""
-        self.deployment("Ingress")["user_config"] = live
-        self.deploy()
-        slo = live["slo_s"]
-        wait_for("the live settings", lambda: self.get("/pools")["slo_s"] == slo, 60)
-
-    def scale(self, **counts: int) -> None:
-        """Set replica counts."""
-        wanted = {**json.loads(self.targets.read_text("utf-8")), **counts}
-        spare = self.targets.with_suffix(".new")
-        spare.write_text(json.dumps(wanted), encoding="utf-8")
-        spare.replace(self.targets)
-
-    def add_node(self, pool: str) -> None:
-        """Give ``pool`` its node."""
-        self.nodes[pool] = self.cluster.add_node(num_cpus=0, resources={resource(pool): 1})
-
-    def process(self, pool: str) -> psutil.Process:
-        """The pool's one replica."""
-        (process,) = replica_processes(pool)
-        return process
-
-    def replica_ids(self) -> dict[str, list[str]]:
-        """Deployment -> ids of its running replicas, as Serve tells."""
-        details = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30).json()
-        found = details["applications"]["imagine"]["deployments"]
-        return {
-            name: [r["replica_id"] for r in deployment["replicas"] if r["state"] == "RUNNING"]
-            for name, deployment in found.items()
-        }
-
-    def all_up(self) -> bool:
-        """Whether every pool can serve and is in rotation; asks for a picture, as probes need."""
-        httpx.post(f"{self.url}/imagine", json=request(0), timeout=60)
-        pools = self.get("/pools")["pools"]
-        return all(pool["available"] and pool["breaker"] == "closed" for pool in pools)
-
-    async def run(
-        self,
-        during: Callable[[], Any] | None = None,
-        *,
-        after: int = REQUESTS // 4,
-        at_once: int = AT_ONCE,
-        leaving: frozenset[int] = frozenset(),
-    ) -> Outcome:
-        """All requests, ``at_once`` at a time; ``during`` runs in a thread after ``after`` answers.
-
-        The clients of ``leaving`` hang up a little while after they have asked.
-        """
-        outcome, began = Outcome(), time.monotonic()
-        sent, retried = self.counts()
-        gate, reached = asyncio.Semaphore(at_once), asyncio.Event()
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self.url, timeout=120, limits=limits) as client:
-
-            async def one(seed: int) -> None:
-                async with gate:
-                    asked = client.post("/imagine", json=request(seed))
-                    try:
-                        if seed in leaving:
-                            async with asyncio.timeout(0.01 * (1 + seed % 10)):
-                                answer = await asked
-                        else:
-                            answer = await asked
-                    except TimeoutError:
-                        outcome.left.add(seed)
-                    else:
-                        assert seed not in outcome.answers
-                        outcome.answers[seed] = answer
-                if len(outcome.answers) + len(outcome.left) >= after:
-                    reached.set()
-
-            async with asyncio.TaskGroup() as group:
-                for seed in range(REQUESTS):
-                    group.create_task(one(seed))
-                if during is not None:
-                    await reached.wait()
-                    await asyncio.to_thread(during)
-        outcome.seconds = time.monotonic() - began
-        outcome.sent, outcome.retried = (
-            after - before for after, before in zip(self.counts(), (sent, retried), strict=True)
-        )
-        return outcome
-
-    def counts(self) -> tuple[int, int]:
-        """Requests sent to pools so far, and those of them that were sent again."""
-        pools = self.get("/pools")["pools"]
-        sent = sum(sum(pool["decisions"].values()) for pool in pools)
-        return sent, sum(pool["retries"] for pool in pools)
-
-    def check(self, outcome: Outcome, *, refused: frozenset[int] = frozenset()) -> None:
-        """Every request has one answer; each picture is right; nothing else but ``refused``."""
-        assert len(outcome.answers) + len(outcome.left) == REQUESTS
-        assert set(outcome.statuses) <= {200} | refused, outcome.statuses
-        wrong = [
-            seed
-            for seed, answer in outcome.answers.items()
-            if answer.status_code == 200 and answer.content != self.pictures[seed]
-        ]
-        assert wrong == []
-        if not outcome.left and not refused:  # none was painted twice but for a retry
-            assert outcome.sent == REQUESTS + outcome.retried
-
-    def settle(self) -> None:
-        """Wait until no work is left anywhere."""
-
-        def idle() -> bool:
-            shown = self.get("/pools")
-            return shown["waiting_turns"] == 0 and all(
-                pool["queue"]["requests"] == 0 for pool in shown["pools"]
-            )
-
-        wait_for("idle pools", idle, 30)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show the table, whatever else the run shows."""
+    kept = config.stash.get(_LEDGER, None)
+    if kept is not None and kept.entries:
+        terminalreporter.section(f"chaos: {REPORT / 'chaos.md'}")
+        for row in kept.rows():
+            terminalreporter.write_line(row)
 
 
-@asynccontextmanager
-async def sampling(stand: Stand, every_s: float = 0.05) -> AsyncIterator[list[tuple[float, Any]]]:
-    """``/pools``, again and again, with the time of each answer."""
-    seen: list[tuple[float, Any]] = []
-
-    async def look() -> None:
-        async with httpx.AsyncClient(base_url=stand.url, timeout=30) as client:
-            while True:
-                shown = (await client.get("/pools")).json()
-                seen.append((time.monotonic(), {p["name"]: p for p in shown["pools"]}))
-                await asyncio.sleep(every_s)
-
-    task = asyncio.create_task(look())
-    try:
-        yield seen
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+@pytest.fixture(scope="session")
+def aws() -> Iterator[None]:
+    """Credentials that open nothing, and metrics that come soon, for all that Ray starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        yield
 
 
-def serve_config(
-    folder: Path,
-    port: int,
-    pools: dict[str, Any],
-    policy: tuple[str, dict[str, Any]],
-    user_config: dict[str, Any],
-    **bounds: float,
-) -> dict[str, Any]:
-    """A Serve config with pools of the tiny model, at zero until a policy of ``scaling`` acts.
-
-    Args:
-        folder: the model is made in it.
-        port: for HTTP.
-        pools: their settings.
-        policy: class in ``tests.chaos.scaling``, and its arguments.
-        user_config: the ingress' live settings.
-        bounds: of the pools' ``autoscaling_config``, beside the least and the delays.
-    """
-    tiny_model.build(folder / "model")
-    scaling = {
-        "min_replicas": 0,
-        "initial_replicas": 0,
-        "upscale_delay_s": 0.1,
-        "downscale_delay_s": 0.1,
-        "downscale_to_zero_delay_s": 0.1,
-    }
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port, "request_timeout_s": 600},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [
-            {
-                "name": "imagine",
-                "route_prefix": "/",
-                "import_path": "serve_app.app:build",
-                "args": {
-                    "model": {"source": str(folder / "model")},
-                    "pools": pools,
-                    # Not on a node that will be lost: its requests would be lost with it.
-                    "ingress": {"resources": {"front": 0.1}},
-                },
-                "autoscaling_policy": {
-                    "policy_function": f"tests.chaos.scaling:{policy[0]}",
-                    "policy_kwargs": policy[1],
-                },
-                "deployments": [
-                    {"name": "Ingress", "user_config": user_config},
-                    *({"name": pool, "autoscaling_config": scaling | bounds} for pool in pools),
-                ],
-            }
-        ],
-    }
-
-
-def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:
-    """Three pools, bit-equal whatever shares a batch, scaled by a file."""
-    pools = {
-        pool: {
-            "accelerator": resource(pool),
-            "framework": "cpu",
-            "resources": {"num_cpus": 0, "resources": {resource(pool): 1}},
-            "engine": {"threads": 1, "deterministic": True, "max_rows": 4},
-            "max_replicas": 2,
-        }
-        for pool in POOLS
-    }
-    policy = ("FilePolicy", {"path": str(targets)})
-    return serve_config(folder, port, pools, policy, {}, max_replicas=2)
-
-
-@pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+@pytest.fixture(scope="package")
+def stand(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger, aws: None) -> Iterator[Shared]:
     """The service on a head and three nodes, each pool's replica up, all pictures known."""
-    folder, port, dashboard = tmp_path_factory.mktemp("chaos"), free_port(), free_port()
-    targets = folder / "targets.json"
-    targets.write_text(json.dumps(dict.fromkeys(POOLS, 1)), encoding="utf-8")
+    folder, dashboard = tmp_path_factory.mktemp("chaos"), free_port()
+    disk, moto = SmallDisk(folder / "disk", megabytes=32), MotoServer()
+    moto.start()
+    try:
+        yield from serve(folder, ledger, disk, moto, dashboard)
+    finally:
+        moto.stop()
+        disk.unmount()
+
+
+def serve(
+    folder: Path, ledger: Ledger, disk: SmallDisk, moto: MotoServer, dashboard: int
+) -> Iterator[Shared]:
+    """The stand, until the generator ends."""
+    port, hub_port, targets = free_port(), free_port(), targets_file(folder)
     with cluster_head(dashboard) as cluster:
-        stand = Stand(
+        stand = Shared(
             url=f"http://127.0.0.1:{port}",
             dashboard=f"http://127.0.0.1:{dashboard}",
             cluster=cluster,
-            config=make_config(folder, port, targets),
+            config=make_config(
+                folder, port, targets, disk=disk.folder, hub_port=hub_port, moto_url=moto.url
+            ),
             targets=targets,
+            ledger=ledger,
+            disk=disk,
+            moto=moto,
+            hub_port=hub_port,
+            folder=folder,
         )
         for pool in POOLS:
             stand.add_node(pool)
+        cluster.add_node(num_cpus=0, resources={SPARE: 2})
         stand.deploy()
         with httpx.Client(base_url=stand.url, timeout=30) as client:
             wait_for("the service", lambda: is_up(client))
         wait_for("all pools", stand.all_up)
-        learn_pictures(stand)
+        stand.learn()
         yield stand
 
 
-def learn_pictures(stand: Stand) -> None:
-    """Every picture, painted alone (one request at a time) by one pool."""
-    with httpx.Client(base_url=stand.url, timeout=60) as client:
-        for seed in range(REQUESTS):
-            answer = client.post("/imagine", json=request(seed) | {"pool": POOLS[seed % 3]})
-            assert answer.status_code == 200, answer.text
-            stand.pictures[seed] = answer.content
-
-
 @pytest.fixture
-def fresh(stand: Stand) -> Iterator[Stand]:
+def fresh(stand: Shared) -> Iterator[Shared]:
     """The stand with all pools up and idle; its settings are put back afterwards."""
     config = copy.deepcopy(stand.config)
     stand.configure(slo_s=20)
@@ -355,7 +106,7 @@ def fresh(stand: Stand) -> Iterator[Stand]:
     stand.settle()
     yield stand
     stand.config = config
-    stand.scale(**dict.fromkeys(POOLS, 1))
+    stand.scale(**dict.fromkeys(POOLS, 1) | {HUB: 0, DAMAGED: 0})
     for pool in POOLS:
         if pool not in stand.nodes:
             stand.add_node(pool)

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from loadtest.emulated_cluster import cluster_head
-from tests.chaos.conftest import Stand, serve_config
+from tests.chaos.ledger import Ledger
+from tests.chaos.stand import Stand, serve_config
 from tests.e2e.conftest import free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -117,7 +118,7 @@ def make_config(folder: Path, port: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+def scaled(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> Iterator[Stand]:
     """The service with both pools at zero; each has a node for four replicas."""
     folder, port, dashboard = tmp_path_factory.mktemp("scaling"), free_port(), free_port()
     with cluster_head(dashboard) as cluster:
@@ -127,6 +128,8 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             cluster=cluster,
             config=make_config(folder, port),
             targets=folder / "fault",
+            ledger=ledger,
+            pools=tuple(PRICES),
         )
         for pool in PRICES:
             add_node(stand, pool)

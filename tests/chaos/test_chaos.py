@@ -11,12 +11,11 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.chaos.conftest import (
+from tests.chaos.shared import Shared
+from tests.chaos.stand import (
     BACK_WITHIN_S,
     POOLS,
     REQUESTS,
-    Outcome,
-    Stand,
     request,
     sampling,
 )
@@ -28,19 +27,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 QUEUE_S = 8.0
 
 
-def report(scenario: str, outcome: Outcome, back_s: float | None = None) -> None:
-    """What an operator would ask: how it went, and how long until all was well again."""
-    back = "" if back_s is None else f", all pools back after {back_s:.1f} s"
-    print(
-        f"\n{scenario}: {dict(outcome.statuses)}, left {len(outcome.left)},"
-        f" {REQUESTS / outcome.seconds:.0f}/s, by pool {dict(outcome.pools)}{back}"
-    )
-
-
-def back_after(stand: Stand, began: float) -> float:
-    """Seconds from ``began`` until every pool serves."""
+def told_back(stand: Shared, began: float) -> None:
+    """Wait until every pool serves, and say how long that took since ``began``."""
     wait_for("all pools", stand.all_up, BACK_WITHIN_S)
-    return time.monotonic() - began
+    print(f"all pools back after {time.monotonic() - began:.1f} s")
 
 
 class Timed:
@@ -55,59 +45,52 @@ class Timed:
         self._what()
 
 
-async def test_without_trouble_all_pools_share(fresh: Stand) -> None:
+async def test_without_trouble_all_pools_share(fresh: Shared) -> None:
     outcome = await fresh.run()
-    fresh.check(outcome)
-    report("no trouble", outcome)
+    fresh.check("no trouble", outcome)
     # Equal weights over all 500: within one request of the third.
     assert max(outcome.pools.values()) - min(outcome.pools.values()) <= 2
 
 
-async def test_a_replica_is_killed(fresh: Stand) -> None:
+async def test_a_replica_is_killed(fresh: Shared) -> None:
     kill = Timed(lambda: fresh.process("alpha").kill())
     outcome = await fresh.run(kill)
-    fresh.check(outcome)
+    fresh.check("replica killed", outcome)
     assert outcome.retried > 0
-    report("replica killed", outcome, back_after(fresh, kill.at))
+    told_back(fresh, kill.at)
 
 
-async def test_a_node_is_lost(fresh: Stand) -> None:
+async def test_a_node_is_lost(fresh: Shared) -> None:
     lose = Timed(lambda: fresh.cluster.remove_node(fresh.nodes.pop("beta"), allow_graceful=False))
     outcome = await fresh.run(lose)
-    fresh.check(outcome)
+    fresh.check("node lost", outcome)
     fresh.add_node("beta")
-    report("node lost (and added after the run)", outcome, back_after(fresh, lose.at))
+    told_back(fresh, lose.at)
 
 
-async def test_one_pool_is_updated_and_no_other_restarts(fresh: Stand) -> None:
+async def test_one_pool_is_updated_and_no_other_restarts(fresh: Shared) -> None:
     before = fresh.replica_ids()
 
     def update() -> None:
-        options = {
-            "num_cpus": 0,
-            "resources": {"gamma_card": 1},
-            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "UPDATED": "yes"}},
-        }
-        fresh.deployment("gamma")["ray_actor_options"] = options
-        fresh.deploy()
+        fresh.set_environment("gamma", UPDATED="yes")
 
     deploy = Timed(update)
     outcome = await fresh.run(deploy)
-    fresh.check(outcome)
+    fresh.check("one pool updated", outcome)
 
     def replaced() -> bool:
         ids = fresh.replica_ids()["gamma"]
         return bool(ids) and ids != before["gamma"]
 
     wait_for("the new replica", replaced, BACK_WITHIN_S)
-    report("one pool updated", outcome, back_after(fresh, deploy.at))
+    told_back(fresh, deploy.at)
     after = fresh.replica_ids()
     assert {name: after[name] for name in ("Ingress", "alpha", "beta")} == {
         name: before[name] for name in ("Ingress", "alpha", "beta")
     }
 
 
-async def test_a_pool_goes_to_zero_and_comes_back(fresh: Stand) -> None:
+async def test_a_pool_goes_to_zero_and_comes_back(fresh: Shared) -> None:
     """And it takes no request more than a second after Serve has said that it is gone."""
     gone_at: list[float] = []
 
@@ -119,7 +102,7 @@ async def test_a_pool_goes_to_zero_and_comes_back(fresh: Stand) -> None:
 
     async with sampling(fresh) as seen:
         outcome = await fresh.run(to_zero)
-    fresh.check(outcome)
+    fresh.check("pool to zero", outcome)
     assert not fresh.pool("alpha")["available"]
     sent = [(at, sum(pools["alpha"]["decisions"].values())) for at, pools in seen]
     last = max((at for (at, n), (_, m) in zip(sent[1:], sent, strict=False) if n > m), default=0.0)
@@ -127,17 +110,17 @@ async def test_a_pool_goes_to_zero_and_comes_back(fresh: Stand) -> None:
     assert last <= gone_at[0] + 1.0
     began = time.monotonic()
     fresh.scale(alpha=1)
-    report("pool to zero and back", outcome, back_after(fresh, began))
+    told_back(fresh, began)
     outcome = await fresh.run()
-    fresh.check(outcome)
+    fresh.check("pool back from zero", outcome)
     assert outcome.pools["alpha"] > REQUESTS // 4
 
 
-async def test_a_pool_gets_ten_times_slower(fresh: Stand) -> None:
+async def test_a_pool_gets_ten_times_slower(fresh: Shared) -> None:
     """The ``latency`` policy moves the traffic away."""
     fresh.configure(slo_s=21, policy="latency")
     quick = await fresh.run()
-    fresh.check(quick)
+    fresh.check("latency policy", quick)
     process, stop = fresh.process("beta"), threading.Event()
 
     def slow_down() -> None:  # runs a tenth of the time
@@ -154,13 +137,11 @@ async def test_a_pool_gets_ten_times_slower(fresh: Stand) -> None:
     finally:
         stop.set()
         thread.join()
-    fresh.check(slow)
-    report("before", quick)
-    report("one pool ten times slower", slow)
+    fresh.check("one pool ten times slower", slow)
     assert slow.pools["beta"] < quick.pools["beta"] / 2
 
 
-async def test_a_replica_hangs(fresh: Stand) -> None:
+async def test_a_replica_hangs(fresh: Shared) -> None:
     """Its requests are painted elsewhere after the configured time; then it is left alone."""
     fresh.configure(
         slo_s=22, recovery={"hang_after_s": 2, "breaker_failures": 1, "breaker_open_s": 2}
@@ -169,7 +150,7 @@ async def test_a_replica_hangs(fresh: Stand) -> None:
     hang = Timed(process.suspend)
     try:
         outcome = await fresh.run(hang)
-        fresh.check(outcome)
+        fresh.check("replica hung", outcome)
         assert fresh.pool("gamma")["failures"].get("hung", 0) > 0
         assert fresh.pool("gamma")["breaker"] != "closed"
     finally:
@@ -180,21 +161,20 @@ async def test_a_replica_hangs(fresh: Stand) -> None:
         return fresh.all_up()
 
     await asyncio.to_thread(wait_for, "gamma in rotation", probe, BACK_WITHIN_S)
-    report("replica hung", outcome, time.monotonic() - hang.at)
+    print(f"in rotation again {time.monotonic() - hang.at:.1f} s after it hung")
 
 
-async def test_a_queue_that_overflows_refuses_with_an_honest_retry_after(fresh: Stand) -> None:
+async def test_a_queue_that_overflows_refuses_with_an_honest_retry_after(fresh: Shared) -> None:
     fresh.configure(slo_s=23, admission={"max_wait_s": 0.5})
     outcome = await fresh.run(at_once=REQUESTS)
-    fresh.check(outcome, refused=frozenset({429}))
-    report("queue overflow", outcome)
+    fresh.check("queue overflow", outcome, refused=frozenset({429}))
     refused = [a for a in outcome.answers.values() if a.status_code == 429]
     assert refused
     assert all(answer.json()["error"]["code"] == "overloaded" for answer in refused)
     assert fresh.get("/pools")["refusals"]["overloaded"] >= len(refused)
 
 
-async def test_retry_after_is_honest(fresh: Stand) -> None:
+async def test_retry_after_is_honest(fresh: Shared) -> None:
     """Whoever comes back when told to is taken, and would not have been long before."""
     long = {"prompt": "a", "num_inference_steps": 40, "n": 4}
     async with httpx.AsyncClient(base_url=fresh.url, timeout=300) as client:
@@ -225,19 +205,18 @@ async def test_retry_after_is_honest(fresh: Stand) -> None:
         assert {answer.status_code for answer in await asyncio.gather(*queue)} == {200}
 
 
-async def test_200_clients_leave(fresh: Stand) -> None:
+async def test_200_clients_leave(fresh: Shared) -> None:
     leaving = frozenset(range(0, REQUESTS, 5)) | frozenset(range(1, REQUESTS, 5))
     assert len(leaving) == 200
     outcome = await fresh.run(leaving=leaving)
-    fresh.check(outcome)
-    report("200 clients leave", outcome)
+    fresh.check("200 clients leave", outcome)
     assert len(outcome.left) > 150
     assert set(range(REQUESTS)) - leaving <= set(outcome.answers)
     fresh.settle()  # what they had asked for is painted by nobody
 
 
 def test_an_ingress_that_restarts_under_a_bad_configuration_keeps_the_last_good_one(
-    fresh: Stand,
+    fresh: Shared,
 ) -> None:
     fresh.configure(slo_s=27, weights={"alpha": 1, "beta": 0, "gamma": 0})
     fresh.deployment("Ingress")["user_config"] = {"slo_s": 28, "weights": {"nope": 1}}
@@ -260,20 +239,20 @@ def test_an_ingress_that_restarts_under_a_bad_configuration_keeps_the_last_good_
     assert answer.content == fresh.pictures[3]
 
 
-async def test_a_hot_weight_change_rules_the_next_request(fresh: Stand) -> None:
+async def test_a_hot_weight_change_rules_the_next_request(fresh: Shared) -> None:
     before = fresh.replica_ids()
     fresh.configure(slo_s=24, weights={"alpha": 1, "beta": 0, "gamma": 0})
     assert set((await fresh.run()).pools) == {"alpha"}
     fresh.configure(slo_s=25, weights={"alpha": 0, "beta": 1, "gamma": 3})
     outcome = await fresh.run()
-    fresh.check(outcome)
+    fresh.check("weights changed", outcome)
     assert outcome.pools == {"beta": REQUESTS // 4, "gamma": 3 * REQUESTS // 4}
     assert fresh.replica_ids() == before
     assert set(POOLS) < set(before)
 
 
 def test_prices_profiles_policy_and_stickiness_change_live_and_a_lost_pool_is_unstuck(
-    fresh: Stand,
+    fresh: Shared,
 ) -> None:
     before = fresh.replica_ids()
     fresh.configure(

@@ -135,8 +135,8 @@ def test_a_picture_that_is_not_finite_fails_alone(
 
 
 def test_deadline_passes_in_the_queue_and_on_the_way(bench: Bench) -> None:
-    running = ask(num_inference_steps=50, deadline=time.time() + 0.2)
-    late = ask(deadline=time.time() - 1)
+    running = ask(num_inference_steps=50, time_left_s=0.2)
+    late = ask(time_left_s=-1)
     bench.submit(running)
     bench.submit(late)
     bench.engine.step()

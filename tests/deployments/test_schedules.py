@@ -163,13 +163,12 @@ def test_shortest_work_goes_first() -> None:
 
 
 def test_earliest_deadline_goes_first() -> None:
-    import time
 
     bench = Bench(FakeBackend(), max_rows=2)
     bench.submit(ask(num_inference_steps=2))
     bench.engine.step()
-    late = ask(deadline=time.time() + 500)
-    none, soon = ask(), ask(deadline=time.time() + 50)
+    late = ask(time_left_s=500)
+    none, soon = ask(), ask(time_left_s=50)
     for request in (late, none, soon):
         bench.submit(request)
     order: list[str] = []

@@ -152,7 +152,7 @@ async def test_a_bug_in_the_loop_answers_everything_and_shows_in_check(make: Mak
 
 async def test_deadline(make: Make) -> None:
     service = await make(backend=SlowBackend())
-    request = ask(num_inference_steps=900, deadline=time.time() + 0.1)
+    request = ask(num_inference_steps=900, time_left_s=0.1)
     assert failed(await service.generate(request)).code == "deadline_exceeded"
 
 

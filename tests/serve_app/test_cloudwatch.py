@@ -8,14 +8,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from deployments.messages import ImageRequest, ImageResult, Timings
 from serve_app.routing.directory import PoolDirectory
@@ -30,11 +26,8 @@ from serve_app.telemetry.emf import Emf
 from serve_app.telemetry.publishing import make_publisher
 from serve_app.telemetry.settings import CloudWatchSettings
 from serve_app.validation import SettingsError
-from tests.e2e.conftest import free_port
+from tests.moto_server import NAMESPACE, REGION, MotoServer
 from tests.serve_app.conftest import make_settings, snapshot
-
-NAMESPACE = "Imagine/Test"
-REGION = "eu-central-1"
 
 
 @pytest.fixture
@@ -43,49 +36,6 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-class MotoServer:
-    """moto's server, which can go and come back on the same port."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server: ThreadedMotoServer | None = None
-
-    def start(self) -> None:
-        self._server = ThreadedMotoServer(port=self.port, verbose=False)
-        self._server.start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-
-    def reset(self) -> None:
-        """Forget all that has arrived."""
-        httpx.post(f"{self.url}/moto-api/reset").raise_for_status()
-
-    def statistics(self, metric: str, pool: str, accelerator: str, **more: str) -> dict[str, float]:
-        """Count, sum, least and most of what has arrived."""
-        client = boto3.client("cloudwatch", region_name=REGION, endpoint_url=self.url)
-        now = datetime.now(UTC)
-        names = {"Pool": pool, "Accelerator": accelerator, **more}
-        points = client.get_metric_statistics(
-            Namespace=NAMESPACE,
-            MetricName=metric,
-            Dimensions=[{"Name": name, "Value": value} for name, value in names.items()],
-            StartTime=now - timedelta(hours=1),
-            EndTime=now + timedelta(hours=1),
-            Period=7200,
-            Statistics=["SampleCount", "Sum", "Minimum", "Maximum"],
-        )["Datapoints"]
-        return {
-            "count": sum(point["SampleCount"] for point in points),
-            "sum": sum(point["Sum"] for point in points),
-            "least": min((point["Minimum"] for point in points), default=0),
-            "most": max((point["Maximum"] for point in points), default=0),
-        }
 
 
 @pytest.fixture

@@ -143,9 +143,7 @@ class World:
         deadline_s: float | None = None,
     ) -> None:
         await asyncio.sleep(at)
-        # The wall clock hardly moves here: what is left of the deadline is as long as it was.
-        deadline = None if deadline_s is None else time.time() + deadline_s
-        asked = dataclasses.replace(request(), request_id=str(index), deadline=deadline)
+        asked = dataclasses.replace(request(), request_id=str(index), time_left_s=deadline_s)
         loop = asyncio.get_running_loop()
         began = loop.time()
         task = asyncio.ensure_future(self.dispatcher.paint(asked, wishes))

@@ -27,7 +27,7 @@ def test_defaults_are_the_models(stand: Stand) -> None:
     (sent,) = stand.painter.requests
     assert (sent.width, sent.height, sent.num_inference_steps) == (64, 64, 8)
     assert (sent.guidance_scale, sent.scheduler, sent.negative_prompt) == (3.0, "default", "")
-    assert (sent.init_rgb, sent.strength, sent.deadline) == (None, None, None)
+    assert (sent.init_rgb, sent.strength, sent.time_left_s) == (None, None, None)
     assert response.headers["x-seed"] == str(sent.seed)
 
 
@@ -52,7 +52,7 @@ def test_everything_given_arrives(stand: Stand) -> None:
         assert getattr(sent, name) == fields[name]
     assert isinstance(sent.height, int)
     assert isinstance(sent.guidance_scale, float)
-    assert sent.deadline is not None
+    assert sent.time_left_s is not None
     assert [wishes.pin for wishes in stand.painter.wishes] == ["gpu"]
 
 

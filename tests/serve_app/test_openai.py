@@ -99,7 +99,7 @@ def test_everything_given_arrives(stand: Stand) -> None:
     assert (first.width, first.height, first.output_format, first.quality) == (128, 96, "webp", 40)
     assert (first.seed, second.seed, first.negative_prompt) == (5, 6, "blur")
     assert (first.num_inference_steps, first.guidance_scale, first.scheduler) == (3, 2.0, "euler")
-    assert first.deadline is not None
+    assert first.time_left_s is not None
     assert [wishes.pin for wishes in stand.painter.wishes] == ["gpu", "gpu"]
     assert [item["seed"] for item in response.json()["data"]] == [5, 6]
     assert shown(response.json()["data"][0]).format == "WEBP"

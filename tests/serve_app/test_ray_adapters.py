@@ -178,16 +178,20 @@ def test_serve_states(monkeypatch: pytest.MonkeyPatch) -> None:
         STOPPED=9,
     )
     application = SimpleNamespace(deployments={"cpu": cpu, "gpu": deployment("UPSCALING")})
-    status = SimpleNamespace(applications={"imagine": application})
+    failed = SimpleNamespace(deployments={}, message="Deployment 'nope' does not exist.")
+    status = SimpleNamespace(applications={"imagine": application, "badly configured": failed})
     monkeypatch.setattr("ray.serve.status", lambda: status)
-    states = serve_states("imagine")
+    states = serve_states("imagine", lambda pool: "")
     assert states["cpu"] == PoolState(
-        ready=6, updating=6, draining=3, starting=7, status="HEALTHY", message="m"
+        ready=7, updating=5, draining=3, starting=7, status="HEALTHY", message="m"
     )
     assert states["gpu"].ready == 0
     # Not "no pool has a replica": that would end all that is under way.
     with pytest.raises(LookupError, match="'other'"):
-        serve_states("other")
+        serve_states("other", lambda pool: "")
+    # A config that could not be built shows none, while all replicas run on.
+    with pytest.raises(LookupError, match="'nope'"):
+        serve_states("badly configured", lambda pool: "")
 
 
 class Kept:

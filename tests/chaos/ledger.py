@@ -1,0 +1,72 @@
+"""What became of every request of the chaos suite, scenario by scenario."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scenario's requests.
+
+    Attributes:
+        scenario: what went wrong.
+        requests: that clients sent, those sent again not counted again.
+        answered: with a picture, all of them compared with the known one.
+        refused: answered with the clean error that the scenario admits, and no picture.
+        left: clients that left on purpose.
+        retried: requests that the service sent to a pool a second time.
+        resent: requests that clients sent again, with the same key, after a broken connection.
+        lost: without any answer.
+        duplicated: painted once more without a reason.
+        wrong: answered with another picture than the known one.
+        seconds: how long it took.
+    """
+
+    scenario: str
+    requests: int
+    answered: int
+    refused: int = 0
+    left: int = 0
+    retried: int = 0
+    resent: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    wrong: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """All scenarios so far."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        """Keep one."""
+        self.entries.append(entry)
+
+    @property
+    def total(self) -> Entry:
+        """All together."""
+        names = [f.name for f in fields(Entry) if f.name != "scenario"]
+        return Entry("all", **{n: sum(getattr(e, n) for e in self.entries) for n in names})
+
+    def rows(self) -> Iterator[str]:
+        """As a Markdown table."""
+        names = [f.name for f in fields(Entry)]
+        yield "| " + " | ".join(names) + " |"
+        yield "|---" + "|---:" * (len(names) - 1) + "|"
+        for entry in [*self.entries, self.total]:
+            values = asdict(entry) | {"seconds": f"{entry.seconds:.1f}"}
+            yield "| " + " | ".join(str(value) for value in values.values()) + " |"
+
+    def write(self, folder: Path) -> None:
+        """``chaos.json`` and ``chaos.md``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {"scenarios": [asdict(e) for e in self.entries], "total": asdict(self.total)}
+        (folder / "chaos.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (folder / "chaos.md").write_text("\n".join(self.rows()) + "\n", encoding="utf-8")
