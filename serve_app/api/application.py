@@ -24,6 +24,7 @@ from serve_app.api.intake import Intake
 from serve_app.api.middleware import RequestIdMiddleware, internal_error
 from serve_app.api.openai.images import Images
 from serve_app.api.openai.models import Models
+from serve_app.api.openai.once import AttemptsMiddleware, Once
 from serve_app.api.pools import Pools
 from serve_app.api.visits import VisitMiddleware
 from serve_app.playground.page import Playground
@@ -83,14 +84,16 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     known = {route.path for route in app.routes if isinstance(route, Route)}
-    return RequestIdMiddleware(_guarded(app, front, known), echoed=request_id_echoed)
+    guarded = _guarded(app, front, known, images.once)
+    return RequestIdMiddleware(guarded, echoed=request_id_echoed)
 
 
-def _guarded(app: ASGIApp, front: Front, routes: set[str]) -> ASGIApp:
+def _guarded(app: ASGIApp, front: Front, routes: set[str], once: Once) -> ASGIApp:
     """The application behind the gate, observed."""
     access = front.settings.access
     limits = CallerLimits(lambda: front.routing.peers)
     guarded: ASGIApp = Gate(app, access, KeyRing(access), limits)
+    guarded = AttemptsMiddleware(guarded, once)
     if access.cors_origins:
         # Outside the gate: a browser asks first without the key.
         guarded = CORSMiddleware(
