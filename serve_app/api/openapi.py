@@ -36,7 +36,7 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "Too much is waiting, by prediction or in fact, too many large bodies are being read, or"
+    429: "Too much is waiting, by prediction or in fact, too many bodies are large or slow, or"
     " the caller's own limits are reached.",
     431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
@@ -56,7 +56,7 @@ _EVENTS = (
 def describe(front: Front, fields: Fields) -> Json:
     """The document for this service with its limits, model and pools."""
     readiness_503 = json_content("No pool is available; `pools` says why.", ref("Unready"))
-    readiness_503["headers"] = headers("Retry-After")
+    readiness_503["headers"] = headers("Retry-After", "X-Should-Retry")
     security = _security(front)
     pools = get("pools", "Every pool", {200: json_content("The pools.", ref("Pools"))})
     pools["get"] |= {"security": security}

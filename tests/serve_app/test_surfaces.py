@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from starlette.testclient import TestClient
 
+from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from serve_app.api.fields import Fields
 from serve_app.live import LiveSettings, ProfileSettings
@@ -49,6 +50,17 @@ def test_readiness_follows_the_pools(stand: Stand) -> None:
     assert response.status_code == 503
     assert response.headers["retry-after"] == "5"
     assert "cpu: 1 replica(s) starting" in response.json()["error"]["message"]
+    assert response.headers["x-should-retry"] == "true"
+    assert set(response.json()["pools"]) == {"cpu", "gpu"}
+
+
+def test_readiness_is_counted_as_what_it_is(stand: Stand) -> None:
+    visits: list[Visit] = []
+    stand.front.observers = (visits.append,)
+    stand.states["cpu"] = PoolState()
+    with TestClient(create_app(stand.front)) as client:
+        client.get("/readiness")
+    assert [(visit.status, visit.code) for visit in visits] == [(503, "unavailable")]
 
 
 def test_pools(stand: Stand) -> None:
@@ -301,6 +313,7 @@ import sys
 import yaml
 import serve_app.ingress, serve_app.autoscaling.policy, serve_app.autoscaling.decider
 from serve_app.app import build
+from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from tests.serve_app.conftest import (
     MODEL, FakeMeasurements, FakePainter, FakeRouting, make_settings

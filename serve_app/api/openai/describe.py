@@ -32,7 +32,7 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is of another type, or it is encoded.",
-    429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
+    429: "Too much is waiting, by prediction or in fact, or too many bodies are large or slow.",
     431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",

@@ -13,9 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.access.address import caller_of
-from serve_app.access.visit import current_visit
-from serve_app.api.caller import caller_key
+from serve_app.api.caller import caller_key, checked_caller
 from serve_app.api.errors import bad_value
 from serve_app.api.fields import MAX_SEED
 from serve_app.routing.outcome import Painted
@@ -285,12 +283,8 @@ class AttemptsMiddleware:
 
 
 def _caller(request: Request) -> str:
-    """Who calls: by the key that was checked, else by address and what is sent as a key."""
-    visit = current_visit()
-    if visit is not None and visit.key is not None:
-        return f"key {visit.key}"
-    address = "" if visit is None else caller_of(visit.address)
-    return f"address {address} {caller_key(request)}"
+    """Who calls; what is sent as a key tells callers apart even where it is not checked."""
+    return f"{checked_caller(request)} {caller_key(request)}"
 
 
 def _digest(path: str, asked: Mapping[str, Any]) -> str:
