@@ -185,7 +185,7 @@ async def test_ten_thousand_hostile_requests(server: tuple[int, psutil.Process])
     assert answers["greedy", 200] + answers["greedy", 429] == GREEDY
     assert 5 <= answers["greedy", 200] < 200
     assert answers["huge", 431] + answers["huge", 400] + answers["huge", 0] == HUGE
-    assert answers["huge", 431] + answers["huge", 400] > 0.9 * HUGE
+    assert answers["huge", 431] > 0.9 * HUGE
     # More than there are places, but few may stay: the others are sent away, and lock nobody out.
     assert SLOW > PLACES
     assert answers["slow", 408] == SLOW_PLACES
