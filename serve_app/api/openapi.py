@@ -45,7 +45,8 @@ _ERRORS = {
 }
 _EVENTS = (
     "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
-    " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
+    " `place` in the queue and `pool`; without a pool it waits in the ingress (and without a place"
+    " for a first replica), with one in a replica's queue (no place: on its way). `step`: `step` of"
     " `steps` (told ten times a second at most). `preview`: number `preview`, taken after `step`,"
     " as `b64_json` of `media_type`. At last `done`: what the JSON answer holds; or `error`: the"
     " common envelope. Comments keep the connection alive, and tell of a picture that is begun"
@@ -185,7 +186,12 @@ def _query_parameters(fields: Fields) -> list[Json]:
 
 
 def _docs_page() -> Json:
-    return {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}}
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {
+        "description": "HTML.",
+        "headers": headers("Content-Security-Policy"),
+        "content": content,
+    }
 
 
 def _readiness(status: str, error: Json | None = None) -> Json:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import re
 import subprocess
 import sys
 import time
@@ -118,7 +121,14 @@ def test_pools_tells_why_requests_went_where_they_did(stand: Stand) -> None:
 
 
 def test_docs_page_shows_every_route_and_field(stand: Stand) -> None:
-    page = stand.client.get("/docs").text
+    response = stand.client.get("/docs")
+    page = response.text
+    style = page.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; ")
+    assert page.count("<style") == 1
+    assert not re.search(r"<script|\sstyle=|\son\w+=", page)
     document = stand.client.get("/openapi.json").json()
     for path in document["paths"]:
         assert path in page
