@@ -14,6 +14,9 @@ OPENAI_1 := $(VENV)/openai-1/.installed
 # Spinning OpenMP threads slow each other many times over on busy cores; replicas get the same.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
+# Serve's proxy would believe X-Forwarded-For from any process of this machine; whom to believe is
+# for access.trusted_proxies to say.
+export FORWARDED_ALLOW_IPS := none
 
 .PHONY: setup serve demo dashboards test lint e2e slow guarantees bench peers bench-peers \
 	neuron neuron-test neuron-exact-test chaos soak clean

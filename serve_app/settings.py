@@ -40,7 +40,7 @@ class LimitSettings(Strict):
         request_timeout_s: seconds from receipt to answer, all retries included.
     """
 
-    max_n: int = Field(default=4, ge=1, le=64)
+    max_n: int = Field(default=10, ge=1, le=64)
     min_width: int = Field(default=64, ge=8, le=8192)
     max_width: int = Field(default=1024, ge=8, le=8192)
     min_height: int = Field(default=64, ge=8, le=8192)
@@ -70,7 +70,8 @@ class IngressSettings(Strict):
         num_cpus: Ray cores reserved for one.
         resources: other Ray resources for one. An ingress takes its requests down with its node:
             give the nodes that stay a resource of their own, and name a small part of it here.
-        max_ongoing_requests: most requests in one ingress replica at once.
+        max_ongoing_requests: most requests in one ingress replica at once. A quarter of them, and
+            a sixteenth from one caller, may have bodies that take more than a second to arrive.
         drain_s: seconds that an ingress being stopped has to finish its requests.
         poll_interval_s: seconds between two looks at the pools' replica states.
         heartbeat_s: longest silence of a stream of events in seconds; well below the idle time

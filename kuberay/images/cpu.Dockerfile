@@ -6,7 +6,7 @@ COPY kuberay/images/user.sh /tmp/
 RUN bash /tmp/user.sh && rm /tmp/user.sh
 WORKDIR /app
 ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 FORWARDED_ALLOW_IPS=none
 # Packages change rarely, code often: two layers, so that an update pulls the small one.
 COPY constraints.txt pyproject.toml README.md LICENSE /app/
 COPY kuberay/images/packages.py /tmp/

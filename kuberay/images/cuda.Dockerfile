@@ -14,7 +14,7 @@ RUN dnf install -y --setopt=install_weak_deps=False \
 WORKDIR /app
 # gcc stays: torch.compile builds kernels where no compiled artifact fits.
 ENV PATH=/opt/venv/bin:${PATH} PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 FORWARDED_ALLOW_IPS=none
 COPY constraints.txt pyproject.toml README.md LICENSE /app/
 COPY kuberay/images/packages.py /tmp/
 # PyPI's torch is the CUDA 13 build and brings its own CUDA libraries.

@@ -8,7 +8,7 @@ COPY kuberay/images/user.sh /tmp/
 RUN bash /tmp/user.sh && rm /tmp/user.sh
 WORKDIR /app
 ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+    OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 FORWARDED_ALLOW_IPS=none
 COPY constraints-neuron.txt pyproject.toml README.md LICENSE /app/
 COPY kuberay/images/packages.py /tmp/
 # PyPI has empty packages of the SDK's names. The exact pins keep them out, AWS' index has the real

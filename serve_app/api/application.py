@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp
 from serve_app.access.gate import Gate
 from serve_app.access.keys import KeyRing
 from serve_app.access.limits import CallerLimits
+from serve_app.api.cors import EXPOSED, HEADERS, METHODS, Cors
 from serve_app.api.docs import Docs
 from serve_app.api.errors import ApiError
 from serve_app.api.front import Front
@@ -24,25 +24,10 @@ from serve_app.api.intake import Intake
 from serve_app.api.middleware import RequestIdMiddleware, internal_error
 from serve_app.api.openai.images import Images
 from serve_app.api.openai.models import Models
+from serve_app.api.openai.once import AttemptsMiddleware, Once
 from serve_app.api.pools import Pools
 from serve_app.api.visits import VisitMiddleware
 from serve_app.playground.page import Playground
-
-_CORS_METHODS = ("GET", "POST")
-_CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
-_CORS_EXPOSED = (
-    "X-Request-Id",
-    "X-Seed",
-    "X-Pool",
-    "X-Accelerator",
-    "X-Route-Reason",
-    "X-Model",
-    "X-Prompt-Truncated",
-    "X-Unknown-Words",
-    "Retry-After",
-    "X-Should-Retry",
-    "Server-Timing",
-)
 
 
 def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
@@ -83,22 +68,24 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     known = {route.path for route in app.routes if isinstance(route, Route)}
-    return RequestIdMiddleware(_guarded(app, front, known), echoed=request_id_echoed)
+    guarded = _guarded(app, front, known, images.once)
+    return RequestIdMiddleware(guarded, echoed=request_id_echoed)
 
 
-def _guarded(app: ASGIApp, front: Front, routes: set[str]) -> ASGIApp:
+def _guarded(app: ASGIApp, front: Front, routes: set[str], once: Once) -> ASGIApp:
     """The application behind the gate, observed."""
     access = front.settings.access
     limits = CallerLimits(lambda: front.routing.peers)
     guarded: ASGIApp = Gate(app, access, KeyRing(access), limits)
+    guarded = AttemptsMiddleware(guarded, once)
     if access.cors_origins:
         # Outside the gate: a browser asks first without the key.
-        guarded = CORSMiddleware(
+        guarded = Cors(
             guarded,
             allow_origins=access.cors_origins,
-            allow_methods=_CORS_METHODS,
-            allow_headers=_CORS_HEADERS,
-            expose_headers=_CORS_EXPOSED,
+            allow_methods=METHODS,
+            allow_headers=HEADERS,
+            expose_headers=EXPOSED,
         )
     return VisitMiddleware(guarded, routes, access.networks, front.observers)
 

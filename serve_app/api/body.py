@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from serve_app.api.caller import checked_caller
 from serve_app.api.errors import ApiError, bad_value
 from serve_app.api.quoting import shorten, shorten_name
+from serve_app.api.slow_bodies import Reading, SlowBodies
 from serve_app.settings import LimitSettings
 
 _INLINE_BYTES = 256 * 1024  # parsed on the event loop: at most some 10 ms
@@ -26,14 +28,16 @@ class JsonBodies:
 
     Args:
         limits: what a request may ask for.
+        slow: counts bodies that arrive slowly.
         parsing: where bodies too large for the event loop are parsed.
     """
 
-    def __init__(self, limits: LimitSettings, parsing: Executor) -> None:
+    def __init__(self, limits: LimitSettings, slow: SlowBodies, parsing: Executor) -> None:
         self._max_bytes = limits.max_body_bytes
         self._timeout_s = limits.body_timeout_s
         # In the two prompts these are text; the rest of a request needs but a few.
         self._max_marks = 2 * limits.max_prompt_chars + _OTHER_MARKS
+        self._slow = slow
         self._parsing = parsing
         self._room = max(_IN_FLIGHT_BYTES, limits.max_body_bytes)
 
@@ -54,31 +58,37 @@ class JsonBodies:
 
         Raises:
             ApiError: 415 for another content type or an encoded body, 413 past ``max_body_bytes``,
-                408 past ``body_timeout_s``, 429 while too many bytes are held already.
+                408 past ``body_timeout_s``, 429 while too many bytes are held already or too many
+                bodies arrive slowly.
         """
         _check_content_type(request, media_type)
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_bytes:
             raise self._too_large()
-        raw, held = bytearray(), 0
+        raw, held, reading = bytearray(), 0, Reading()
         try:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    async for part in request.stream():
-                        if len(raw) + len(part) > self._max_bytes:
-                            raise self._too_large()
-                        raw += part
-                        # So that slow uploads of pictures never lock out plain requests.
-                        more = max(0, len(raw) - _UNCOUNTED_BYTES) - held
-                        if more > self._room:
-                            raise _busy()
-                        self._room -= more
-                        held += more
+                async with asyncio.timeout(self._timeout_s) as limit:
+                    with self._slow.reading(checked_caller(request), limit) as reading:
+                        async for part in request.stream():
+                            held = self._take(raw, part, held)
             except TimeoutError:
-                raise self._too_slow() from None
+                raise (_too_many() if reading.refused else self._too_slow()) from None
             yield raw
         finally:
             self._room += held
+
+    def _take(self, raw: bytearray, part: bytes, held: int) -> int:
+        """Add ``part`` to ``raw``; bytes that now count as held."""
+        if len(raw) + len(part) > self._max_bytes:
+            raise self._too_large()
+        raw += part
+        # So that slow uploads of pictures never lock out plain requests.
+        more = max(0, len(raw) - _UNCOUNTED_BYTES) - held
+        if more > self._room:
+            raise _busy()
+        self._room -= more
+        return held + more
 
     async def _parse(self, raw: bytearray) -> dict[str, Any]:
         if len(raw) <= _INLINE_BYTES:
@@ -150,6 +160,15 @@ def _busy() -> ApiError:
         "too many large bodies are being read; try again",
         code="overloaded",
         headers={"Retry-After": "1"},
+    )
+
+
+def _too_many() -> ApiError:
+    return ApiError(
+        429,
+        "too many request bodies arrive slowly; send this one again, all at once",
+        code="overloaded",
+        headers={"Retry-After": "1", "Connection": "close"},
     )
 
 

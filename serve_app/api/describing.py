@@ -8,7 +8,7 @@ from serve_app.api.middleware import REQUEST_ID_PATTERN
 
 Json = dict[str, Any]
 _RETRYABLE = (429, 503, 504)
-_CLOSING = (408, 431)
+_CLOSING = (408, 429, 431)
 
 
 def request_id() -> Json:

@@ -80,14 +80,14 @@ class ApiError(Exception):
             }
         }
 
-    def response(self) -> JSONResponse:
-        """The error as a response in the common envelope.
+    def response(self, more: Mapping[str, Any] | None = None) -> JSONResponse:
+        """The error as a response in the common envelope; ``more`` stands beside it.
 
         It says whether trying again makes sense: clients of OpenAI's API go by that.
         """
         again = "true" if self.status in _WORTH_RETRYING else "false"
         return JSONResponse(
-            self.body(),
+            {**self.body(), **(more or {})},
             status_code=self.status,
             headers={"X-Should-Retry": again, **self.headers},
         )

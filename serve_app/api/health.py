@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from serve_app.api.errors import ApiError
 from serve_app.api.front import Front
 
 _RETRY_AFTER_S = "5"
@@ -40,12 +41,10 @@ class Health:
         if ready:
             return JSONResponse(answer)
         message = "; ".join(f"{pool.name}: {pool.why_unavailable}" for pool in pools)
-        error = {
-            "message": f"no pool is available ({message})",
-            "type": "server_error",
-            "param": None,
-            "code": "unavailable",
-        }
-        return JSONResponse(
-            {"error": error, **answer}, status_code=503, headers={"Retry-After": _RETRY_AFTER_S}
+        error = ApiError(
+            503,
+            f"no pool is available ({message})",
+            code="unavailable",
+            headers={"Retry-After": _RETRY_AFTER_S},
         )
+        return error.response(answer)

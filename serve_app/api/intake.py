@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from serve_app.api.body import JsonBodies
 from serve_app.api.fields import Fields
 from serve_app.api.front import Front
+from serve_app.api.slow_bodies import SlowBodies
 
 
 class Intake:
@@ -24,4 +25,5 @@ class Intake:
         self.fields = Fields.of(front.settings, front.model)
         # One thread: what decoding a large picture takes is needed once, not once per core.
         self.decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self.bodies = JsonBodies(front.settings.limits, self.decoding)
+        slow = SlowBodies(front.settings.ingress.max_ongoing_requests)
+        self.bodies = JsonBodies(front.settings.limits, slow, self.decoding)

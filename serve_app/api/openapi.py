@@ -36,7 +36,7 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is not application/json, or it is encoded.",
-    429: "Too much is waiting, by prediction or in fact, too many large bodies are being read, or"
+    429: "Too much is waiting, by prediction or in fact, too many bodies are large or slow, or"
     " the caller's own limits are reached.",
     431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
@@ -45,7 +45,8 @@ _ERRORS = {
 }
 _EVENTS = (
     "Server-sent events with JSON data; `index` is the picture's number, from 0. `queued`: its"
-    " `place` in a replica's queue (null while it is on its way) and `pool`. `step`: `step` of"
+    " `place` in the queue and `pool`; without a pool it waits in the ingress (and without a place"
+    " for a first replica), with one in a replica's queue (no place: on its way). `step`: `step` of"
     " `steps` (told ten times a second at most). `preview`: number `preview`, taken after `step`,"
     " as `b64_json` of `media_type`. At last `done`: what the JSON answer holds; or `error`: the"
     " common envelope. Comments keep the connection alive, and tell of a picture that is begun"
@@ -56,7 +57,7 @@ _EVENTS = (
 def describe(front: Front, fields: Fields) -> Json:
     """The document for this service with its limits, model and pools."""
     readiness_503 = json_content("No pool is available; `pools` says why.", ref("Unready"))
-    readiness_503["headers"] = headers("Retry-After")
+    readiness_503["headers"] = headers("Retry-After", "X-Should-Retry")
     security = _security(front)
     pools = get("pools", "Every pool", {200: json_content("The pools.", ref("Pools"))})
     pools["get"] |= {"security": security}
@@ -185,7 +186,12 @@ def _query_parameters(fields: Fields) -> list[Json]:
 
 
 def _docs_page() -> Json:
-    return {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}}
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {
+        "description": "HTML.",
+        "headers": headers("Content-Security-Policy"),
+        "content": content,
+    }
 
 
 def _readiness(status: str, error: Json | None = None) -> Json:

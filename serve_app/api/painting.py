@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from deployments.messages import ImageEvent, ImageRequest
+from deployments.messages import ImageRequest
 from serve_app.api.front import Painter
 from serve_app.routing.outcome import Painted
 from serve_app.routing.router import Wishes
-from serve_app.routing.watching import Sent
+from serve_app.routing.watching import Seen, Watch
 
 # Told the picture's number, from 0, and what has happened to it.
-WatchAll = Callable[[int, Sent | ImageEvent], None]
+WatchAll = Callable[[int, Seen], None]
 
 
 async def paint_all(
@@ -40,5 +40,5 @@ async def paint_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _watch(watch: WatchAll | None, index: int) -> Callable[[Sent | ImageEvent], None] | None:
+def _watch(watch: WatchAll | None, index: int) -> Watch | None:
     return None if watch is None else lambda event: watch(index, event)

@@ -11,7 +11,7 @@ from serve_app.api.events import EventStream, comment, event
 from serve_app.api.front import Painter
 from serve_app.api.painting import paint_all
 from serve_app.routing.router import Wishes
-from serve_app.routing.watching import Sent
+from serve_app.routing.watching import Seen, Sent, Waiting
 
 
 async def stream_pictures(
@@ -30,11 +30,17 @@ async def stream_pictures(
     """
 
     async def work(stream: EventStream) -> None:
-        def watch(index: int, what: Sent | ImageEvent) -> None:
-            if isinstance(what, Sent):
+        pools: dict[int, str] = {}  # where each picture is
+
+        def watch(index: int, what: Seen) -> None:
+            if isinstance(what, Waiting):
+                # Not yet the beginning of the answer: the request may be refused.
+                stream.hold(_queued(index, what.place, None))
+            elif isinstance(what, Sent):
+                pools[index] = what.pool.name
                 _sent(stream, index, what)
             else:
-                stream.send(_event(index, what))
+                stream.send(_event(index, what, pools.get(index)))
 
         painted = await paint_all(painter, pictures, wishes, watch)
         stream.send(event("done", json_body(painted, model)))
@@ -49,15 +55,18 @@ def _sent(stream: EventStream, index: int, what: Sent) -> None:
     if what.attempt > 1:
         stream.send(comment(f"picture {index} is painted again, by pool {what.pool.name}"))
     else:
-        # Not yet the beginning of the answer: the pool may refuse.
-        stream.hold(event("queued", {"index": index, "place": None, "pool": what.pool.name}))
+        stream.hold(_queued(index, None, what.pool.name))  # the pool may refuse
 
 
-def _event(index: int, what: ImageEvent) -> bytes:
+def _queued(index: int, place: int | None, pool: str | None) -> bytes:
+    return event("queued", {"index": index, "place": place, "pool": pool})
+
+
+def _event(index: int, what: ImageEvent, pool: str | None) -> bytes:
     steps = {"step": what.step, "steps": what.steps}
     if isinstance(what, ImagePreview):
         picture = {"media_type": what.media_type, "b64_json": as_base64(what.image)}
         return event("preview", {"index": index, "preview": what.index, **steps, **picture})
     if what.place is not None:
-        return event("queued", {"index": index, "place": what.place, "pool": None})
+        return _queued(index, what.place, pool)
     return event("step", {"index": index, **steps})

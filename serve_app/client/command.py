@@ -108,8 +108,9 @@ def _fields(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         "pool": options.pool,
         "output_format": _FORMATS[out.suffix.lower()],
     }
-    if options.image is not None:
-        given["image"] = base64.b64encode(Path(options.image).read_bytes()).decode("ascii")
+    for name, path in (("image", options.image), ("mask", options.mask)):
+        if path is not None:
+            given[name] = base64.b64encode(Path(path).read_bytes()).decode("ascii")
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="guidance scale; at most 1 for none")
     parser.add_argument("--scheduler", help="sampler")
     parser.add_argument("--image", help="start picture, for image-to-image")
+    parser.add_argument("--mask", help="with --image: white where it is to be repainted")
     parser.add_argument("--strength", type=float, help="how much of it is repainted")
     parser.add_argument("--no-preview", action="store_true", help="show no picture in the terminal")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serve_app.api.describing import Json, error, get, header, headers
 
 PAGE_HEADERS = {
-    "Content-Security-Policy": header("Of the page: nothing inline, nothing from elsewhere."),
+    "Content-Security-Policy": header("Nothing from elsewhere; of the page, nothing inline."),
     "Cross-Origin-Opener-Policy": header("same-origin"),
     "Cross-Origin-Resource-Policy": header("same-origin"),
     "ETag": header("Of the file's bytes."),

@@ -194,12 +194,13 @@ class Dispatcher:
         if not gate.active:
             return await self._paint(request, work, wishes, limit, self._limits, watch)
         if not self._directory.has(wishes.pin, work.lora):
-            await self._holding.wait(work, wishes.pin, limit.left_s)
+            await self._holding.wait(work, wishes.pin, limit.left_s, watch)
             self._check(limit)
         key = wishes.key if self._fairness is not None else ""
         self._admit(gate, key, work, wishes.pin, limit)
         try:
-            async with Turn(gate, key, work, limit, partial(self._meter.held, pin=wishes.pin)):
+            held = partial(self._meter.held, pin=wishes.pin)
+            async with Turn(gate, key, work, limit, held, watch):
                 return await self._paint(request, work, wishes, limit, WaitLimits(), watch)
         except LateError as error:
             self.journal.refused(error.code)
@@ -260,7 +261,7 @@ class Dispatcher:
             if isinstance(choice, Refusal):
                 # The last replica may have gone while this request was on its way.
                 if choice.code == "unavailable" and await self._holding.wait(
-                    work, wishes.pin, limit.left_s
+                    work, wishes.pin, limit.left_s, watch
                 ):
                     continue
                 raise next(iter(failed.values()), None) or self._refused(choice)

@@ -15,6 +15,8 @@ from serve_app.routing.work import Work
 FULL = 1.5
 _ROUNDING = 1e-6
 _MOST_KEYS = 1000
+# Told a place in the queue, from 1; must return at once.
+Placed = Callable[[int], None]
 
 
 def may_enter(rows: float, inside: float, room: float, *, ahead: bool = False) -> bool:
@@ -39,6 +41,8 @@ class _Entry:
     length: float = field(compare=False)
     work: Work = field(compare=False)
     turn: asyncio.Future[None] = field(compare=False)
+    placed: Placed | None = field(compare=False, default=None)
+    place: int = field(compare=False, default=0)
 
 
 class FairQueue:
@@ -61,14 +65,22 @@ class FairQueue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def push(self, key: str, weight: float, work: Work, turn: asyncio.Future[None]) -> None:
-        """Line up for ``key``."""
+    def push(
+        self,
+        key: str,
+        weight: float,
+        work: Work,
+        turn: asyncio.Future[None],
+        placed: Placed | None = None,
+    ) -> None:
+        """Line up for ``key``; ``placed`` is told the place by ``tell_places``."""
         start = max(self._now, self._finish.get(key, 0.0))
         length = work.row_steps / weight
         self._finish[key] = start + length
         entries, row_steps = self._queued.get(key, (0, 0.0))
         self._queued[key] = (entries + 1, row_steps + work.row_steps)
-        heapq.heappush(self._entries, _Entry(start, next(self._numbers), key, length, work, turn))
+        entry = _Entry(start, next(self._numbers), key, length, work, turn, placed)
+        heapq.heappush(self._entries, entry)
 
     def first(self) -> Work | None:
         """The work whose turn is next."""
@@ -100,6 +112,15 @@ class FairQueue:
         active = sum(weights(name) for name in self._queued if name != key) + weights(key)
         return min(total, own * active / weights(key))
 
+    def tell_places(self) -> None:
+        """Tell those who want to know their place, if it has changed."""
+        if all(entry.placed is None for entry in self._entries):
+            return
+        for place, entry in enumerate(sorted(self._entries), start=1):
+            if entry.placed is not None and entry.place != place:
+                entry.place = place
+                entry.placed(place)
+
     def _gone(self, entry: _Entry) -> None:
         entries, row_steps = self._queued.pop(entry.key)
         if entries > 1:
@@ -122,6 +143,7 @@ class FairGate:
         self._room = room
         self._queue = FairQueue()
         self._inside = 0.0
+        self._telling = False
         self._weights: Mapping[str, float] | None = None
         self._default = 1.0
 
@@ -146,11 +168,11 @@ class FairGate:
         return self._queue.ahead(key, self._weight) if self._queue else 0.0
 
     @asynccontextmanager
-    async def turn(self, key: str, work: Work) -> AsyncIterator[None]:
-        """Inside, the request may be sent to a pool."""
+    async def turn(self, key: str, work: Work, placed: Placed | None = None) -> AsyncIterator[None]:
+        """Inside, the request may be sent to a pool; ``placed`` is told its place until then."""
         if not self._may_enter(work, ahead=bool(self._queue)):
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.push(key, self._weight(key), work, waiting)
+            self._queue.push(key, self._weight(key), work, waiting, placed)
             self._let_in()  # there may be new replicas
             try:
                 await waiting
@@ -159,6 +181,7 @@ class FairGate:
                     self._leave(work)
                 else:
                     self._queue.discard(waiting)
+                    self._tell_places()
                 raise
         else:
             self._inside += work.rows
@@ -177,6 +200,18 @@ class FairGate:
             if not turn.done():
                 self._inside += work.rows
                 turn.set_result(None)
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        """Soon, and once for all that changes until then: it looks at the whole queue."""
+
+        def tell() -> None:
+            self._telling = False
+            self._queue.tell_places()
+
+        if self._queue and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(tell)
 
     def _may_enter(self, work: Work, *, ahead: bool = False) -> bool:
         if not self.active:

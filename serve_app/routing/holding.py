@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from serve_app.autoscaling.meter import DemandMeter
+from serve_app.routing.watching import Waiting, Watch
 from serve_app.routing.work import Work
 
 _LOOK_S = 0.1
@@ -35,16 +36,25 @@ class Holding:
         self.hold_s = 0.0
         self.waiting = 0
 
-    async def wait(self, work: Work, pin: str | None, left_s: Callable[[], float]) -> bool:
+    async def wait(
+        self,
+        work: Work,
+        pin: str | None,
+        left_s: Callable[[], float],
+        watch: Watch | None = None,
+    ) -> bool:
         """Wait until something is available; false when it is not within the limits.
 
         Args:
             work: of the request.
             pin: the only pool it may go to.
             left_s: seconds left to the request.
+            watch: told that it waits, if it does.
         """
         if not (self._elastic if pin is None else pin in self._elastic) or self.hold_s == 0:
             return False
+        if watch is not None:
+            watch(Waiting(place=None))
         self.waiting += 1
         self._meter.held(work.row_steps, pin)
         try:

@@ -7,16 +7,33 @@ from collections.abc import Callable
 
 from serve_app.routing.fairness import FairGate
 from serve_app.routing.time_limit import TimeLimit
+from serve_app.routing.watching import Waiting, Watch
 from serve_app.routing.work import Work
 
 
 class Turn:
-    """Waits at the gate, but not beyond the request's time limit; ``held`` is told what waits."""
+    """Waits at the gate, but not beyond the request's time limit.
+
+    Args:
+        gate: where.
+        key: whose turn.
+        work: of the request.
+        limit: of the request.
+        held: told what waits.
+        watch: told the place on entry and whenever it changes.
+    """
 
     def __init__(
-        self, gate: FairGate, key: str, work: Work, limit: TimeLimit, held: Callable[[float], None]
+        self,
+        gate: FairGate,
+        key: str,
+        work: Work,
+        limit: TimeLimit,
+        held: Callable[[float], None],
+        watch: Watch | None,
     ) -> None:
-        self._turn = gate.turn(key, work)
+        placed = None if watch is None else lambda place: watch(Waiting(place=place))
+        self._turn = gate.turn(key, work, placed)
         self._work = work
         self._limit = limit
         self._held = held

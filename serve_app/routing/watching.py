@@ -22,5 +22,17 @@ class Sent:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """The request waits in the ingress: for its turn, or for a first replica of any pool.
+
+    Attributes:
+        place: 1 for the next whose turn it is; ``None`` while there is no replica to wait for.
+    """
+
+    place: int | None
+
+
+Seen = Sent | Waiting | ImageEvent
 # Called in the event loop, and must return at once.
-Watch = Callable[[Sent | ImageEvent], None]
+Watch = Callable[[Seen], None]

@@ -163,6 +163,7 @@ def serving(config: Path, port: int) -> Iterator[Service]:
     # Every process of the cluster must find our packages.
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, inherited)]))
+    os.environ["FORWARDED_ALLOW_IPS"] = "none"  # as the Makefile and the images have it
     # So that no test waits long for a metric.
     os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - as Ray spells it
     # A dashboard port of its own: the tests of one run have several clusters.

@@ -402,7 +402,7 @@ def test_a_lost_answer_to_a_named_call(proxy: FlakyProxy) -> None:
             for _ in "ab"
         )
         assert first.b64_json == again.b64_json
-        with pytest.raises(openai.UnprocessableEntityError) as caught:
+        with pytest.raises(openai.BadRequestError) as caught:
             client.images.generate(prompt="a blue square", extra_headers=headers)
     assert caught.value.code == "idempotency_key_reused"
     assert proxy.attempts == ["0"] * 3

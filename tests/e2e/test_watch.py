@@ -75,7 +75,12 @@ def serve_logs(service: Service) -> str:
 
 
 def test_a_request_leaves_one_audit_line_and_no_secret(service: Service) -> None:
-    headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "audited-1"}
+    # No proxy is trusted here, so an address that someone claims to have is not believed.
+    headers = {
+        "Authorization": f"Bearer {KEY}",
+        "X-Request-Id": "audited-1",
+        "X-Forwarded-For": "203.0.113.9",
+    }
     body = {"prompt": "a very private prompt", "seed": 3}
     answer = service.client.post("/imagine", json=body, headers=headers)
     assert answer.status_code == 200, answer.text

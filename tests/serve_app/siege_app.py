@@ -27,6 +27,8 @@ from tests.serve_app.conftest import (
 
 GOOD_KEY, GREEDY_KEY = "im-good", "im-greedy"
 BODY_TIMEOUT_S = 3
+# So that there are more slow bodies than places: 64 of 256 may be slow, 16 by one caller.
+PLACES, SLOW_PLACES = 256, 16
 PAINT_S = 0.05
 
 
@@ -48,6 +50,7 @@ def digest(key: str) -> str:
 def settings() -> Settings:
     raw: dict[str, Any] = make_settings().model_dump()
     raw["limits"]["body_timeout_s"] = BODY_TIMEOUT_S
+    raw["ingress"]["max_ongoing_requests"] = PLACES
     raw["access"] = {
         "keys": {
             "good": {"sha256": digest(GOOD_KEY)},

@@ -279,6 +279,35 @@ def test_cors_is_off_unless_asked_for(opened: Open, stand: Stand) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
+JAVASCRIPT = (
+    "authorization,content-type,idempotency-key,x-stainless-arch,x-stainless-lang,x-stainless-os,"
+    "x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+    "x-stainless-runtime-version,x-stainless-timeout"
+)
+
+
+def test_a_browser_may_send_what_the_official_client_sends(
+    opened: Open, visits: list[Visit]
+) -> None:
+    client = opened(cors_origins=["https://a.example"])
+    asking = {
+        "Origin": "https://a.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": JAVASCRIPT,
+    }
+    path = "/v1/images/generations"
+    assert client.options(path, headers=asking).status_code == 200
+    more = asking | {"Access-Control-Request-Headers": "x-other"}
+    refused(unknown := client.options(path, headers=more), 400, "cors_refused")
+    assert "headers" in unknown.json()["error"]["message"]
+    assert unknown.headers["access-control-allow-origin"] == "https://a.example"
+    assert "Origin" in unknown.headers["vary"]
+    assert visits[-1].code == "cors_refused"
+    elsewhere = asking | {"Origin": "https://b.example"}
+    refused(other := client.options(path, headers=elsewhere), 400, "cors_refused")
+    assert "access-control-allow-origin" not in other.headers
+
+
 def test_keys_from_a_file_that_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, clock = tmp_path / "keys.yaml", Clock()
 

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from serve_app.api import body as body_module
+from serve_app.api import slow_bodies as slow_module
 from serve_app.api.application import create_app
 from serve_app.api.body import JsonBodies
 from serve_app.api.errors import ApiError
 from serve_app.api.quoting import shorten
+from serve_app.api.slow_bodies import SlowBodies
 from serve_app.settings import LimitSettings
 from tests.serve_app.conftest import FakePainter, Stand
 
@@ -57,7 +59,7 @@ async def read(bodies: JsonBodies, raw: bytes, then: asyncio.Event | None = None
 
 async def test_only_large_bodies_leave_the_event_loop() -> None:
     pool = CountingPool(1)
-    bodies = JsonBodies(LimitSettings(), pool)
+    bodies = JsonBodies(LimitSettings(), SlowBodies(1024), pool)
     assert await read(bodies, b'{"prompt": "a"}') == {"prompt": "a"}
     assert pool.calls == 0
     assert len((await read(bodies, with_image(1)))["image"]) == MB
@@ -69,23 +71,25 @@ async def test_a_large_body_that_cannot_be_a_request_is_not_parsed(unit: bytes) 
     pool = CountingPool(1)
     raw = b'{"prompt": "a", "n": [' + unit * (MB // len(unit)) + b"1]}"
     with pytest.raises(ApiError, match="too many values"):
-        await read(JsonBodies(LimitSettings(), pool), raw)
+        await read(JsonBodies(LimitSettings(), SlowBodies(1024), pool), raw)
     assert pool.calls == 0
 
 
 async def test_long_text_that_is_not_base64_goes_at_once() -> None:
     raw = json.dumps({"prompt": "🎨", "image": "A" * MB + "🎨"}, ensure_ascii=False).encode()
     with pytest.raises(ApiError, match="only base64"):
-        await read(JsonBodies(LimitSettings(), CountingPool(1)), raw)
+        await read(JsonBodies(LimitSettings(), SlowBodies(1024), CountingPool(1)), raw)
 
 
 async def test_brackets_and_commas_in_a_prompt_are_text() -> None:
     body = {"prompt": "[,]{" * 500, "negative_prompt": "," * 2000, "image": "A" * MB}
-    assert await read(JsonBodies(LimitSettings(), CountingPool(1)), json.dumps(body).encode())
+    assert await read(
+        JsonBodies(LimitSettings(), SlowBodies(1024), CountingPool(1)), json.dumps(body).encode()
+    )
 
 
 async def test_the_bytes_held_at_once_are_bounded() -> None:
-    bodies, end = JsonBodies(LimitSettings(), CountingPool(1)), asyncio.Event()
+    bodies, end = JsonBodies(LimitSettings(), SlowBodies(1024), CountingPool(1)), asyncio.Event()
     slow = [asyncio.ensure_future(read(bodies, with_image(11), end)) for _ in range(2)]
     await asyncio.sleep(0.05)
     with pytest.raises(ApiError) as caught:
@@ -99,7 +103,7 @@ async def test_the_bytes_held_at_once_are_bounded() -> None:
 
 
 async def test_a_body_given_up_is_no_longer_held() -> None:
-    bodies, end = JsonBodies(LimitSettings(), CountingPool(1)), asyncio.Event()
+    bodies, end = JsonBodies(LimitSettings(), SlowBodies(1024), CountingPool(1)), asyncio.Event()
     for _ in range(5):
         slow = asyncio.ensure_future(read(bodies, with_image(11), end))
         await asyncio.sleep(0.02)
@@ -111,7 +115,7 @@ async def test_a_body_given_up_is_no_longer_held() -> None:
 
 
 async def test_a_stalled_body_is_refused_and_no_longer_held() -> None:
-    bodies = JsonBodies(LimitSettings(body_timeout_s=0.2), CountingPool(1))
+    bodies = JsonBodies(LimitSettings(body_timeout_s=0.2), SlowBodies(1024), CountingPool(1))
     stalled = [asyncio.ensure_future(read(bodies, with_image(11), asyncio.Event())) for _ in "ab"]
     async with asyncio.timeout(5):
         errors = await asyncio.gather(*stalled, return_exceptions=True)
@@ -122,8 +126,48 @@ async def test_a_stalled_body_is_refused_and_no_longer_held() -> None:
     assert await read(bodies, with_image(11))
 
 
+def from_address(address: str, then: asyncio.Event) -> Request:
+    """A request by ``address`` whose body ends only after ``then``."""
+    made = request(b'{"prompt": "a"}', then)
+    made.scope["client"] = (address, 1)
+    return made
+
+
+async def test_slow_bodies_are_bounded_by_caller_and_in_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slow_module, "GRACE_S", 0.1)
+    slow, end = SlowBodies(32), asyncio.Event()
+    bodies = JsonBodies(LimitSettings(), slow, CountingPool(1))
+
+    async def one(address: str) -> Any:
+        async with bodies.open(from_address(address, end)) as body:
+            return body
+
+    def refusals(tasks: list[asyncio.Task[Any]]) -> list[ApiError]:
+        found = [task.exception() for task in tasks if task.done()]
+        assert all(isinstance(error, ApiError) for error in found)
+        return [error for error in found if isinstance(error, ApiError)]
+
+    greedy = [asyncio.create_task(one("192.0.2.1")) for _ in range(5)]
+    await asyncio.sleep(0.3)
+    first, *_ = three = refusals(greedy)  # two of 32 places are for one caller
+    assert len(three) == 3
+    assert (first.status, first.code, first.headers["Retry-After"]) == (429, "overloaded", "1")
+    many = [asyncio.create_task(one(f"198.51.100.{number}")) for number in range(9)]
+    await asyncio.sleep(0.3)
+    assert len(refusals(many)) == 3  # eight for all
+    assert len(slow) == 8
+    # Who is quick is not counted, and what has come is read to its end.
+    assert await read(bodies, b'{"prompt": "b"}') == {"prompt": "b"}
+    end.set()
+    done = await asyncio.gather(*greedy, *many, return_exceptions=True)
+    assert done.count({"prompt": "a"}) == 8
+    assert len(slow) == 0
+
+
 async def test_the_time_for_a_body_is_not_the_time_for_its_picture() -> None:
-    bodies = JsonBodies(LimitSettings(body_timeout_s=0.05), CountingPool(1))
+    bodies = JsonBodies(LimitSettings(body_timeout_s=0.05), SlowBodies(1024), CountingPool(1))
     async with bodies.open(request(b'{"prompt": "a"}')) as body:
         await asyncio.sleep(0.2)
         assert body == {"prompt": "a"}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ from serve_app.client import command
 from serve_app.client.events import Event, read_events
 from serve_app.client.terminal import Protocol, drawn, protocol_of
 
+ROOT = Path(__file__).resolve().parents[2]
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
@@ -132,8 +139,12 @@ def test_a_start_picture_is_sent(tmp_path: Path) -> None:
     start = tmp_path / "start.png"
     start.write_bytes(png())
     service = Asked(stream(DONE))
-    service.run("a", "--image", str(start), "--strength", "0.5", "-o", str(tmp_path / "d.png"))
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(png((255, 255, 255)))
+    files = ("--image", str(start), "--mask", str(mask))
+    service.run("a", *files, "--strength", "0.5", "-o", str(tmp_path / "d.png"))
     assert service.bodies[0]["image"] == b64(png())
+    assert service.bodies[0]["mask"] == b64(png((255, 255, 255)))
     assert service.bodies[0]["strength"] == 0.5
 
 
@@ -261,6 +272,67 @@ def test_kitty_and_iterm_carry_the_picture() -> None:
     for data in ("".join(data for _, data in chunks), found[2]):
         shown = Image.open(io.BytesIO(base64.b64decode(data)))
         assert (np.asarray(shown) == chance).all()
+
+
+@contextmanager
+def painting_server(*events: tuple[str, dict[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """A service at an address, which streams ``events``; and the bodies it was sent."""
+    answer, bodies = stream(*events).content, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", bodies
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def in_a_terminal(*arguments: str, term: str) -> str:
+    """All that the command writes to a terminal that calls itself ``term``."""
+    ours, its = pty.openpty()
+    hidden = ("TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "LC_TERMINAL", "IMAGINE_API_KEY")
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve_app.client.command", *arguments],
+        stdin=its, stdout=its, stderr=its, cwd=ROOT, env=environ | {"TERM": term},
+    )  # fmt: skip
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the terminal has been let go
+        while piece := os.read(ours, 65_536):
+            shown += piece
+    os.close(ours)
+    assert process.wait(30) == 0, shown
+    return shown.decode()
+
+
+@pytest.mark.parametrize(("term", "pictures"), [("xterm-kitty", 2), ("xterm-256color", 0)])
+def test_previews_come_out_of_a_terminal(term: str, pictures: int, tmp_path: Path) -> None:
+    preview = {"index": 0, "preview": 0, "step": 1, "steps": 2, "b64_json": b64(png((0, 9, 0)))}
+    step = ("step", {"index": 0, "step": 1, "steps": 2})
+    out = tmp_path / "f.png"
+    with painting_server(step, ("preview", preview), DONE) as (url, bodies):
+        shown = in_a_terminal("a", "-o", str(out), "--server", url, term=term)
+    assert [body.get("partial_images") for body in bodies] == [3 if pictures else None]
+    found = re.findall(r"\x1b_Ga=T,f=100,m=0;([^\x1b]*)\x1b\\", shown)
+    colours = [Image.open(io.BytesIO(base64.b64decode(data))).getpixel((0, 0)) for data in found]
+    assert colours == [(0, 9, 0), (200, 0, 0)][:pictures]
+    assert ("\x1b_G" in shown) == bool(pictures)
+    assert out.read_bytes() == png()
 
 
 def test_the_command_is_light() -> None:

@@ -86,7 +86,10 @@ class Traffic:
     def __init__(self, publisher: Publisher) -> None:
         self.painted: Counter[str] = Counter()
         self.ms: dict[str, list[int]] = {"cpu": [], "gpu": []}
-        settings = make_settings()
+        raw = make_settings().model_dump()
+        for pool in raw["pools"].values():
+            pool["weight"] = 50
+        settings = Settings.parse(raw)
         states = {"cpu": PoolState(ready=1), "gpu": PoolState(ready=1)}
         directory = PoolDirectory(settings.pools, lambda: states, Work(2, 8))
         self.dispatcher = Dispatcher(
@@ -125,10 +128,9 @@ def test_what_arrives_equals_what_was_painted(moto: MotoServer) -> None:
         latency = moto.statistics("Latency", pool, label, Cluster="c1")
         assert latency["count"] == count
         assert latency["sum"] == pytest.approx(sum(ms))
-        if count:
-            assert (latency["least"], latency["most"]) == (min(ms), max(ms))
-            assert moto.statistics("Images", pool, label, Cluster="c1")["sum"] == count
-    assert traffic.painted["gpu"] == 1000  # cpu has weight 0: nothing is made up for it
+        assert (latency["least"], latency["most"]) == (min(ms), max(ms))
+        assert moto.statistics("Images", pool, label, Cluster="c1")["sum"] == count
+    assert traffic.painted == {"gpu": 500, "cpu": 500}
 
 
 def test_a_large_batch_arrives_compressed(moto: MotoServer) -> None:
@@ -163,8 +165,9 @@ def test_an_outage_loses_no_request_and_is_counted(
     traffic.run(100)
     publisher.stop()
     assert publisher.sent == 600 > arrived
-    assert moto.statistics("Latency", "gpu", "l4")["count"] == 600
-    assert moto.statistics("Images", "gpu", "l4")["sum"] == 600
+    for pool, label in (("gpu", "l4"), ("cpu", "cpu")):
+        assert moto.statistics("Latency", pool, label)["count"] == 300
+        assert moto.statistics("Images", pool, label)["sum"] == 300
     warnings = [r for r in caplog.records if "CloudWatch cannot be reached" in r.message]
     assert len(warnings) <= 2  # one per outage, not one per batch
 
@@ -248,7 +251,10 @@ def test_emf_lines(tmp_path: Path) -> None:
     publisher.stop()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sum(line["Images"] for line in lines) == 250
-    assert sorted(ms for line in lines for ms in line["Latency"]) == sorted(traffic.ms["gpu"])
+    for pool, expected in traffic.ms.items():
+        told = [ms for line in lines if line["Pool"] == pool for ms in line["Latency"]]
+        assert sorted(told) == sorted(expected)
+        assert len(told) == 125
     for line in lines:
         (directive,) = line["_aws"]["CloudWatchMetrics"]
         assert directive["Namespace"] == NAMESPACE

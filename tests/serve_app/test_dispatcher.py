@@ -25,7 +25,7 @@ from serve_app.routing.outcome import DispatchError, ReplicaLostError
 from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
 from serve_app.routing.speed import Speed
-from serve_app.routing.watching import Sent, Watch
+from serve_app.routing.watching import Sent, Waiting, Watch
 from serve_app.routing.work import Load, Work
 from serve_app.settings import INGRESS, Settings
 
@@ -532,6 +532,48 @@ async def test_fair_turns_for_two_clients() -> None:
     assert max(index for index, key in enumerate(served) if key == "small") < 16
     assert bench.idle()
     assert bench.dispatcher.waiting == 0
+
+
+async def test_who_waits_for_a_turn_is_told_its_place_and_every_change_of_it() -> None:
+    bench = Bench(live={"fairness": {}}, a=[hang] * 3 + [paint] * 9)
+    busy = [asyncio.create_task(bench.pool(key="flood")) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    told: dict[str, list[Any]] = {"first": [], "second": [], "other": []}
+
+    def wait(name: str, key: str) -> asyncio.Task[Any]:
+        paint = bench.dispatcher.paint(request(), Wishes(key=key), told[name].append)
+        return asyncio.create_task(paint)
+
+    def places(name: str) -> list[int | None]:
+        return [seen.place for seen in told[name] if isinstance(seen, Waiting)]
+
+    tasks = []
+    for name, key in (("first", "flood"), ("second", "flood"), ("other", "other")):
+        tasks.append(wait(name, key))
+        await asyncio.sleep(0.01)
+    # A client with nothing in the queue is served before the second of one that has.
+    assert (places("first"), places("second"), places("other")) == ([1], [2, 3], [2])
+    tasks[0].cancel()
+    await asyncio.sleep(0.01)
+    assert (places("second"), places("other")) == ([2, 3, 2], [2, 1])
+    assert not any(isinstance(seen, Sent) for seen in told["other"])
+    for task in busy:
+        task.cancel()
+    await asyncio.gather(*tasks[1:])
+    assert [type(seen) for seen in told["other"]] == [Waiting, Waiting, Sent]
+
+
+async def test_who_waits_for_a_first_replica_is_told_so() -> None:
+    for live in ({}, {"fairness": {}}):
+        bench = Bench(a=[paint], b=[], elastic=("a",), live=live)
+        bench.states = {"a": GONE, "b": GONE}
+        told: list[Any] = []
+        task = asyncio.create_task(bench.dispatcher.paint(request(), Wishes(), told.append))
+        await asyncio.sleep(0.05)
+        assert told == [Waiting(place=None)]
+        bench.states = {"a": UP, "b": GONE}
+        await task
+        assert [type(seen) for seen in told] == [Waiting, Sent]
 
 
 async def test_a_turn_that_does_not_come_in_time_is_a_timeout() -> None:

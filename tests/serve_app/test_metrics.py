@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 import yaml
 
 from deployments.metrics import ReplicaMetrics, Sampler
+from deployments.startup import Stage, Timeline
 from serve_app.access.visit import Visit
 from serve_app.live import LiveSettings
 from serve_app.routing.directory import PoolDirectory
@@ -48,6 +49,16 @@ def test_the_documentation_lists_what_the_code_exports() -> None:
     assert listed == table()
     for label in LABELS:
         assert f"`{label}`" in text
+
+
+def test_the_documentation_names_the_phases_of_a_start() -> None:
+    (row,) = (line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| `phase`"))
+    told = re.findall(r"`(\w+)`", row.split("of a start")[1])
+    assert told == [*get_args(Stage), "total"]
+    timeline = Timeline()
+    with timeline.stage("load"):
+        pass
+    assert set(timeline.phases) <= set(told)
 
 
 def test_names_are_unique_and_labels_few() -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
+from serve_app.access.limits import CallerLimits
+from serve_app.api import application
+from serve_app.api.application import create_app
 from serve_app.api.errors import ApiError
 from serve_app.api.openai import once as module
 from serve_app.api.openai.once import Once, Ticket
 from serve_app.routing.outcome import DispatchError, Painted
-from tests.serve_app.conftest import Stand, snapshot
+from serve_app.settings import Settings
+from tests.serve_app.conftest import Stand, make_settings, snapshot
 from tests.serve_app.test_bad_requests import check_error, png
 from tests.serve_app.test_dispatcher import RESULT
-from tests.serve_app.test_openai import edit, generate
+from tests.serve_app.test_openai import GENERATIONS, edit, generate
+from tests.serve_app.test_streaming import parse
 
 PICTURE = Painted(result=RESULT, pool=snapshot("cpu"))
 
@@ -67,6 +76,87 @@ def test_callers_do_not_get_each_others_pictures(stand: Stand) -> None:
     assert len(stand.painter.requests) == 4
 
 
+def refused(stand: Stand, headers: dict[str, str]) -> None:
+    stand.painter.failure = DispatchError("overloaded", "full", retry_after_s=1)
+    check_error(generate(stand, headers), 429, None)
+    stand.painter.failure = None
+
+
+@pytest.mark.parametrize("more", [{}, {"authorization": "Bearer one"}], ids=["anonymous", "keyed"])
+def test_a_retry_after_a_failure_is_not_given_what_another_client_got(
+    stand: Stand, more: dict[str, str]
+) -> None:
+    """Both ask the same, behind one address or with one key."""
+    refused(stand, attempt(0, **more))
+    (others,) = seeds(generate(stand, attempt(0, **more)))
+    refused(stand, attempt(1, **more))
+    (own,) = seeds(generate(stand, attempt(2, **more)))
+    assert own != others
+    # Each has its own picture again when the answer is lost.
+    assert seeds(generate(stand, attempt(3, **more))) == [own]
+    assert seeds(generate(stand, attempt(1, **more))) == [others]
+    assert len(stand.painter.requests) == 4
+
+
+KEYED: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"anonymous": {"requests_per_minute": 60, "burst": 2}}, {}),
+    (
+        {
+            "keys": {
+                "a": {
+                    "sha256": hashlib.sha256(b"im-a").hexdigest(),
+                    "requests_per_minute": 60,
+                    "burst": 2,
+                }
+            }
+        },
+        {"authorization": "Bearer im-a"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("access", "more"), KEYED, ids=["anonymous", "keyed"])
+def test_an_attempt_that_the_gate_refused_has_failed_too(
+    stand: Stand, access: dict[str, Any], more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(application, "CallerLimits", partial(CallerLimits, clock=lambda: now))
+    stand.front.settings = Settings.parse({**make_settings().model_dump(), "access": access})
+    with TestClient(create_app(stand.front)) as client:
+
+        def ask(number: int) -> Any:
+            headers = attempt(number, **more)
+            return client.post(GENERATIONS, json={"prompt": "a"}, headers=headers)
+
+        (others,) = seeds(ask(0))
+        assert ask(1).json()["data"][0]["seed"] == others
+        check_error(ask(1), 429, None)
+        now = 5.0
+        (own,) = seeds(ask(2))  # of the one that was refused
+        assert own != others
+        now = 10.0
+        assert seeds(ask(3)) == [own]
+        # So has one whose body could not be read.
+        (first,) = seeds(ask(0))
+        now = 15.0
+        assert client.post(GENERATIONS, content="{", headers=attempt(0, **more)).status_code == 415
+        now = 20.0
+        assert seeds(ask(1)) != [first]
+        assert seeds(ask(1)) == [first]
+
+
+def test_unchecked_callers_are_told_apart_by_their_address(stand: Stand) -> None:
+    app = create_app(stand.front)
+    found = []
+    for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
+        with TestClient(app, client=(address, 1)) as client:
+            for headers in (attempt(len(found) // 2), {"idempotency-key": "k"}):
+                answer = client.post(GENERATIONS, json={"prompt": "a"}, headers=headers)
+                found += seeds(answer)
+    assert len(stand.painter.requests) == 5
+    assert found[1] == found[5] != found[3]
+
+
 def test_an_edit_is_known_by_its_picture_too(stand: Stand) -> None:
     image = png()
     one, two = seeds(*(edit(stand, image, headers=attempt(number)) for number in range(2)))
@@ -88,9 +178,25 @@ def test_a_key_names_a_call(stand: Stand) -> None:
     one, two = seeds(generate(stand, key), generate(stand, key))
     assert one == two
     response = generate(stand, key, seed=1)
-    check_error(response, 422, "Idempotency-Key", "other contents")
+    check_error(response, 400, "Idempotency-Key", "other contents")
     assert response.headers["x-should-retry"] == "false"
     assert len(stand.painter.requests) == 1
+
+
+def test_a_key_draws_the_same_seed_in_every_ingress_replica(stand: Stand) -> None:
+    key = {"idempotency-key": "mine"}
+    (one,) = seeds(generate(stand, key))
+    with TestClient(create_app(stand.front)) as other:
+        headers = {**key, "x-stainless-retry-count": "1"}
+        answer = other.post(GENERATIONS, json={"prompt": "a red circle"}, headers=headers)
+        assert seeds(answer) == [one]
+        assert len(stand.painter.requests) == 2
+        another = other.post(
+            GENERATIONS, json={"prompt": "a red circle"}, headers={"idempotency-key": "other"}
+        )
+    assert seeds(another) != [one]
+    # A seed that is given is the one that is used.
+    assert seeds(generate(stand, {"idempotency-key": "third"}, seed=5)) == [5]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
@@ -108,13 +214,22 @@ def test_a_number_that_is_none_is_no_attempt(stand: Stand, count: str) -> None:
 
 
 def test_a_stream_that_is_retried_ends_with_the_same_picture(stand: Stand) -> None:
-    plain, again = (generate(stand, attempt(number), stream=True).text for number in range(2))
+    answers = [generate(stand, attempt(number), stream=True) for number in range(2)]
+    plain, again = (answer.text for answer in answers)
     assert plain.split('"created_at"')[0] == again.split('"created_at"')[0]
     assert len(stand.painter.requests) == 1
+    for answer in answers:  # what the header says is what the picture has
+        (name, data) = parse(answer.text)[0][-1]
+        assert name == "image_generation.completed"
+        assert answer.headers["x-seed"] == str(data["seed"])
 
 
 def ticket(number: int | None = 0, name: str = "a") -> Ticket:
-    return Ticket(name, "digest", number)
+    """Named by contents, or (without a number) by a key."""
+    return Ticket("caller", "asked", name, number) if number is not None else KEY
+
+
+KEY = Ticket("caller", "key a", "digest", None)
 
 
 class Studio:
@@ -135,7 +250,7 @@ class Studio:
         return [PICTURE]
 
     def call(self, given: Ticket | None) -> asyncio.Task[list[Painted]]:
-        return asyncio.create_task(self.once.paint(given, self.paint))
+        return asyncio.create_task(self.once.paint(given, 0, self.paint))
 
 
 async def test_a_retry_joins_what_is_under_way() -> None:
@@ -186,7 +301,7 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await studio.call(ticket(0, str(index)))
         assert once._bytes <= 10 + 3
         assert len(once._calls) <= 50
-    assert [call.ticket.name for call in once._calls.values()][-1] == "199"
+    assert [call.ticket.digest for call in once._calls.values()][-1] == "199"
     begun = studio.begun
     await studio.call(ticket(1, "199"))
     assert studio.begun == begun
@@ -199,12 +314,48 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(once._calls) <= 50
 
 
+async def test_failures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    once = Once(clock=lambda: now)
+    monkeypatch.setattr(module, "MOST_FAILED", 10)
+
+    async def fail() -> list[Painted]:
+        raise DispatchError("overloaded", "full")
+
+    for index in range(50):
+        now = float(index)
+        with pytest.raises(DispatchError):
+            await once.paint(ticket(0, str(index)), 0, fail)
+    assert len(once._failed) == 10
+    assert not once._calls
+    now = module.KEPT_S + 45
+    studio = Studio(once)
+    studio.done.set()
+    await studio.call(ticket(0, "new"))
+    assert len(once._failed) == 5
+
+
+async def test_a_client_that_left_is_painted_its_own() -> None:
+    """Another's picture of the same contents is there when it comes again."""
+    studio = Studio(Once())
+    leaver = studio.call(ticket(0))
+    await asyncio.sleep(0.01)
+    leaver.cancel()
+    await asyncio.sleep(0.01)
+    studio.done.set()
+    await studio.call(ticket(0))
+    await studio.call(ticket(1))
+    assert studio.begun == 3
+    await studio.call(ticket(1))
+    assert studio.begun == 3
+
+
 async def test_a_key_of_a_call_under_way_is_checked_too() -> None:
     studio = Studio(Once())
     first = studio.call(ticket(None))
     await asyncio.sleep(0.01)
     with pytest.raises(ApiError, match="other contents"):
-        await studio.once.paint(Ticket("a", "other", None), studio.paint)
+        await studio.once.paint(replace(KEY, digest="other"), 0, studio.paint)
     studio.done.set()
     assert await first
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image
 from deployments.messages import ImagePreview, ImageProgress
 from serve_app.routing.outcome import DispatchError
 from serve_app.routing.watching import Sent
+from serve_app.settings import LimitSettings
 from tests.serve_app.conftest import Stand, snapshot
 from tests.serve_app.test_bad_requests import (
     GOOD,
@@ -233,10 +234,11 @@ TABLE = [
     Bad("size multiple", "size", {"size": "65x64"}, says="multiples of 16"),
     Bad("size large", "size", {"size": "1024x1024"}, says="32 to 256"),
     Bad("size zero", "size", {"size": "0x64"}),
-    Bad("quality", "quality", {"quality": "hd"}, says="auto, standard"),
+    Bad("quality", "quality", {"quality": "best"}, says="auto, standard"),
+    Bad("style", "style", {"style": "noir"}, says="vivid, natural"),
     Bad("background", "background", {"background": "transparent"}),
     Bad("format gif", "output_format", {"output_format": "gif"}, says="png, jpeg, webp"),
-    Bad("url", "response_format", {"response_format": "url"}, says="b64_json"),
+    Bad("url", "response_format", {"response_format": "url"}, says="allowed: b64_json"),
     Bad("compression of a PNG", "output_compression", {"output_compression": 50}, says="jpeg"),
     Bad("compression 101", "output_compression", {"output_compression": 101}, says="0 to 100"),
     Bad("user type", "user", {"user": 7}),
@@ -264,6 +266,31 @@ def test_bad_generations(stand: Stand, bad: Bad) -> None:
     check_error(response, bad.status, bad.param, bad.says)
     Document(stand).judge(response)
     assert stand.painter.requests == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {"quality": q}
+            for q in ["low", "medium", "high", "xhigh", "max", "standard", "hd", "auto"]
+        ),
+        {"style": "vivid"},
+        {"style": "natural"},
+    ],
+    ids=str,
+)
+def test_what_other_models_know_is_accepted_and_changes_nothing(
+    stand: Stand, fields: dict[str, str]
+) -> None:
+    assert generate(stand, seed=1).status_code == 200
+    assert generate(stand, seed=1, **fields).status_code == 200
+    plain, same = (replace(r, request_id="") for r in stand.painter.requests)
+    assert plain == same
+
+
+def test_ten_pictures_are_allowed_by_default() -> None:
+    assert LimitSettings().max_n == 10  # as many as that API allows
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import ROOT, free_port, wait_for
-from tests.serve_app.siege_app import GOOD_KEY, GREEDY_KEY
+from tests.serve_app.siege_app import BODY_TIMEOUT_S, GOOD_KEY, GREEDY_KEY, PLACES, SLOW_PLACES
 
-WRONG, GREEDY, HUGE, SLOW = 6500, 3000, 300, 200
+WRONG, GREEDY, HUGE, SLOW = 6400, 3000, 300, 300
 AT_ONCE = 40
 GOOD_CLIENTS = 4
 # Bytes of bodies and headers under way, and what an allocator keeps.
@@ -185,7 +185,11 @@ async def test_ten_thousand_hostile_requests(server: tuple[int, psutil.Process])
     assert answers["greedy", 200] + answers["greedy", 429] == GREEDY
     assert 5 <= answers["greedy", 200] < 200
     assert answers["huge", 431] + answers["huge", 400] + answers["huge", 0] == HUGE
-    assert answers["slow", 408] == SLOW
+    assert answers["huge", 431] > 0.9 * HUGE
+    # More than there are places, but few may stay: the others are sent away, and lock nobody out.
+    assert SLOW > PLACES
+    assert answers["slow", 408] == SLOW_PLACES
+    assert answers["slow", 429] == SLOW - SLOW_PLACES
     assert len(siege.good) > 20
     growth = (most - before) / 2**20
     print(
@@ -194,4 +198,5 @@ async def test_ten_thousand_hostile_requests(server: tuple[int, psutil.Process])
         f" {growth:.0f} MB"
     )
     assert growth < GROWTH_LIMIT_MB
-    assert max(siege.good) < 30
+    # Whoever had to wait for a place that a slow body holds would wait until its time is up.
+    assert statistics.quantiles(siege.good, n=20)[-1] < BODY_TIMEOUT_S

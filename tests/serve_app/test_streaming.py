@@ -17,9 +17,10 @@ import uvicorn
 from deployments.messages import ImagePreview, ImageProgress
 from serve_app.api.application import create_app
 from serve_app.routing.outcome import DispatchError, Painted
-from serve_app.routing.watching import Sent
+from serve_app.routing.watching import Sent, Waiting
 from tests.serve_app.conftest import FakePainter, Stand, snapshot
 from tests.serve_app.test_bad_requests import check_error
+from tests.serve_app.test_dispatcher import Bench, hang, paint
 from tests.serve_app.test_imagine import DISPATCH_ERRORS, post
 
 Event = tuple[str, dict[str, Any]]
@@ -64,7 +65,7 @@ def test_the_whole_story(stand: Stand) -> None:
     assert comments == []
     assert events[:-1] == [
         ("queued", {"index": 0, "place": None, "pool": "cpu"}),
-        ("queued", {"index": 0, "place": 2, "pool": None}),
+        ("queued", {"index": 0, "place": 2, "pool": "cpu"}),
         ("step", {"index": 0, "step": 1, "steps": 4}),
         (
             "preview",
@@ -84,6 +85,44 @@ def test_the_whole_story(stand: Stand) -> None:
     assert name == "done"
     assert done | {"created": 0} == plain | {"created": 0}
     assert stand.painter.requests[0].previews == 1
+
+
+WAITING = (Waiting(place=None), Waiting(place=3), Waiting(place=1), *STORY)
+
+
+def test_who_waits_in_the_ingress_is_told_its_place(stand: Stand) -> None:
+    stand.painter.happens = WAITING
+    events, _ = parse(post(stand, stream=True).text)
+    told = [(data["place"], data["pool"]) for name, data in events if name == "queued"]
+    assert told == [(None, None), (3, None), (1, None), (None, "cpu"), (2, "cpu")]
+
+
+def test_who_is_refused_after_waiting_gets_the_status(stand: Stand) -> None:
+    stand.painter.happens = (Waiting(place=3),)
+    stand.painter.failure = DispatchError("overloaded", "full", retry_after_s=5)
+    check_error(post(stand, stream=True), 429, None)
+
+
+async def test_with_fairness_a_stream_begins_with_the_place_in_the_ingress(stand: Stand) -> None:
+    bench = Bench(live={"fairness": {}}, a=[hang] * 3 + [paint])
+    stand.front.painter = bench.dispatcher
+    busy = [asyncio.create_task(bench.pool()) for _ in range(3)]  # all the room of that pool
+    await asyncio.sleep(0.01)
+    transport = httpx.ASGITransport(create_app(stand.front))
+    async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+        answer = asyncio.create_task(client.post("/imagine", json={"prompt": "a", "stream": True}))
+        async with asyncio.timeout(5):
+            while not bench.dispatcher.waiting:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        for task in busy:
+            task.cancel()
+        events, _ = parse((await answer).text)
+    assert [data for name, data in events if name == "queued"] == [
+        {"index": 0, "place": 1, "pool": None},
+        {"index": 0, "place": None, "pool": "a"},
+    ]
+    assert events[-1][0] == "done"
 
 
 def test_several_pictures_in_one_stream(stand: Stand) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from starlette.testclient import TestClient
 
+from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from serve_app.api.fields import Fields
 from serve_app.live import LiveSettings, ProfileSettings
@@ -49,6 +53,17 @@ def test_readiness_follows_the_pools(stand: Stand) -> None:
     assert response.status_code == 503
     assert response.headers["retry-after"] == "5"
     assert "cpu: 1 replica(s) starting" in response.json()["error"]["message"]
+    assert response.headers["x-should-retry"] == "true"
+    assert set(response.json()["pools"]) == {"cpu", "gpu"}
+
+
+def test_readiness_is_counted_as_what_it_is(stand: Stand) -> None:
+    visits: list[Visit] = []
+    stand.front.observers = (visits.append,)
+    stand.states["cpu"] = PoolState()
+    with TestClient(create_app(stand.front)) as client:
+        client.get("/readiness")
+    assert [(visit.status, visit.code) for visit in visits] == [(503, "unavailable")]
 
 
 def test_pools(stand: Stand) -> None:
@@ -106,7 +121,14 @@ def test_pools_tells_why_requests_went_where_they_did(stand: Stand) -> None:
 
 
 def test_docs_page_shows_every_route_and_field(stand: Stand) -> None:
-    page = stand.client.get("/docs").text
+    response = stand.client.get("/docs")
+    page = response.text
+    style = page.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; ")
+    assert page.count("<style") == 1
+    assert not re.search(r"<script|\sstyle=|\son\w+=", page)
     document = stand.client.get("/openapi.json").json()
     for path in document["paths"]:
         assert path in page
@@ -301,6 +323,7 @@ import sys
 import yaml
 import serve_app.ingress, serve_app.autoscaling.policy, serve_app.autoscaling.decider
 from serve_app.app import build
+from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from tests.serve_app.conftest import (
     MODEL, FakeMeasurements, FakePainter, FakeRouting, make_settings

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from deployments.messages import ImageEvent, ImagePreview
+from deployments.messages import ImagePreview
 from serve_app.api.answer import as_base64
 from serve_app.api.events import EventStream, comment, event
 from serve_app.api.order import Order
 from serve_app.routing.outcome import Painted
-from serve_app.routing.watching import Sent
+from serve_app.routing.watching import Seen, Sent, Waiting
 
 # Required by the clients' types. Nothing is counted in tokens here.
 _USAGE = {
@@ -51,9 +51,12 @@ class ImageEvents:
         self._order = order
         self._shown = 0
 
-    def watch(self, _index: int, what: Sent | ImageEvent) -> None:
+    def watch(self, _index: int, what: Seen) -> None:
         """Something has happened."""
-        if isinstance(what, Sent):
+        if isinstance(what, Waiting):
+            waits = "waiting" if what.place is None else f"place {what.place} in the queue"
+            self._stream.hold(comment(waits))  # it may be refused
+        elif isinstance(what, Sent):
             if what.attempt > 1:
                 self._stream.send(comment(f"painted again, by pool {what.pool.name}"))
         elif isinstance(what, ImagePreview):

@@ -25,14 +25,14 @@ from serve_app.api.openai.fields import edit_fields, generation_fields
 from serve_app.api.openai.once import ATTEMPT_HEADER, KEY_HEADER
 
 _ERRORS = {
-    400: "A bad value, an unknown field, or fields that do not go together; see `param`.",
+    400: "A bad value, an unknown field, fields that do not go together, or an Idempotency-Key that"
+    " was used for a request with other contents; see `param`.",
     401: "An API key is needed and missing, or not known.",
     404: "`model`, `pool` or `lora` names nothing that is here.",
     408: "The body did not arrive in time.",
     413: "The body is larger than allowed.",
     415: "The body is of another type, or it is encoded.",
-    422: f"The {KEY_HEADER} was used for a request with other contents.",
-    429: "Too much is waiting, by prediction or in fact, or too many large bodies are being read.",
+    429: "Too much is waiting, by prediction or in fact, or too many bodies are large or slow.",
     431: "The headers are larger than allowed.",
     500: "The picture could not be painted, or an internal error.",
     503: "No pool (or not the pinned one) is available, or its replica was lost twice.",
@@ -163,7 +163,7 @@ _ONCE: list[Json] = [
         "in": "header",
         "required": False,
         "description": "Calls with one key are painted once: within ten minutes, by one replica of"
-        " the ingress.",
+        " the ingress. The seed drawn for them is the same everywhere.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     {

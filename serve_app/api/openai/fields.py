@@ -125,7 +125,7 @@ def _own(fields: Fields) -> list[Field]:
         Field(
             name="response_format",
             kind="string",
-            about=f"Pictures come as base64; nothing is kept here. {_NO_OTHER}",
+            about=f"Pictures come as base64; nothing is kept here to link to. {_NO_OTHER}",
             choices=("b64_json",),
             default="b64_json",
         ),
@@ -139,9 +139,15 @@ def _own(fields: Fields) -> list[Field]:
         Field(
             name="quality",
             kind="string",
-            about=f"By num_inference_steps here. {_NO_OTHER}",
-            choices=("auto", "standard"),
+            about="Accepted and not used: num_inference_steps decides.",
+            choices=("auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"),
             default="auto",
+        ),
+        Field(
+            name="style",
+            kind="string",
+            about="Accepted and not used: the prompt decides.",
+            choices=("vivid", "natural"),
         ),
         Field(
             name="background",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -40,7 +40,7 @@ class Images:
         self._front = intake.front
         self.generation_fields = generation_fields(intake.fields)
         self.edit_fields = edit_fields(intake.fields)
-        self._once = Once()
+        self.once = Once()
 
     async def generations(self, request: Request) -> Response:
         """From a text.
@@ -50,8 +50,9 @@ class Images:
         """
         async with self._intake.bodies.open(request) as body:
             asked = self.generation_fields.check_body(body)
-        order = await self._order(request, asked, {})
-        return await self._answer(request, "image_generation", order, Ticket.of(request, asked))
+        ticket = Ticket.of(request, asked)
+        order = await self._order(request, asked, {}, ticket)
+        return await self._answer(request, "image_generation", order, ticket)
 
     async def edits(self, request: Request) -> Response:
         """From a picture and a text, with or without a mask.
@@ -70,14 +71,19 @@ class Images:
                 self._intake.decoding, _read_form, raw, content_type
             )
             asked = self.edit_fields.check_query(form.texts.items())
-            order = await self._order(request, asked, _pictures(form))
-        return order, Ticket.of(request, {**asked, "files": digests})
+            ticket = Ticket.of(request, {**asked, "files": digests})
+            return await self._order(request, asked, _pictures(form), ticket), ticket
 
     async def _order(
-        self, request: Request, asked: Mapping[str, Any], pictures: Mapping[str, bytes]
+        self,
+        request: Request,
+        asked: Mapping[str, Any],
+        pictures: Mapping[str, bytes],
+        ticket: Ticket | None,
     ) -> Order:
+        drawn = {} if ticket is None or ticket.seed is None else {"seed": ticket.seed}
         return await read_order(
-            {**translate(asked, self._intake.fields), **pictures},
+            {**drawn, **translate(asked, self._intake.fields), **pictures},
             Accept.parse(JSON),
             request.state.request_id,
             self._front,
@@ -96,9 +102,14 @@ class Images:
             key=caller_key(request),
         )
 
-        async def paint(watch: WatchAll | None = None) -> list[Painted]:
-            return await self._once.paint(
-                ticket, lambda: paint_all(front.painter, order.pictures, wishes, watch)
+        async def paint(
+            watch: WatchAll | None = None, joined: Callable[[int], None] = lambda seed: None
+        ) -> list[Painted]:
+            return await self.once.paint(
+                ticket,
+                order.pictures[0].seed,
+                lambda: paint_all(front.painter, order.pictures, wishes, watch),
+                joined,
             )
 
         if order.stream:
@@ -117,8 +128,11 @@ class Images:
 
     async def _stream(self, kind: str, order: Order, paint: Any, request_id: str) -> EventStream:
         async def work(stream: EventStream) -> None:
+            def joined(seed: int) -> None:  # before the headers are sent
+                stream.headers["X-Seed"] = str(seed)
+
             events = ImageEvents(stream, kind, order)
-            (painted,) = await paint(events.watch)
+            (painted,) = await paint(events.watch, joined)
             events.completed(painted)
 
         return await EventStream(
