@@ -11,7 +11,7 @@ from loadtest import breaking_command, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status (see ``loadtest.exits``)."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtest")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run_command.add_to(commands)
     breaking_command.add_to(commands)

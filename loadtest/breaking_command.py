@@ -28,13 +28,15 @@ from loadtest.service import LoadedService, Unreachable
 from serve_app.live import LiveSettings
 from serve_app.validation import SettingsError, parse
 
+_ABOUT = "where each pool breaks, and the settings that follow"
+
 DASHBOARD = "http://127.0.0.1:8265"
 
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        "breaking-point", help=__doc__, description=__doc__
+        "breaking-point", help=_ABOUT, description=_ABOUT
     )
     add_service(parser)
     parser.add_argument("--pools", default="all", help="names, comma between (default: all)")

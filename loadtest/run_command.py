@@ -35,12 +35,14 @@ from loadtest.service import Body, LoadedService, Unreachable
 from loadtest.shapes import SHAPES, ShapeOptions, arrivals, due_times
 from loadtest.trace import read_trace, write_trace
 
+_ABOUT = "load of a given shape, and a report"
+
 Schedule = list[tuple[float, Body]]
 
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's."""
-    parser: argparse.ArgumentParser = commands.add_parser("run", help=__doc__, description=__doc__)
+    parser: argparse.ArgumentParser = commands.add_parser("run", help=_ABOUT, description=_ABOUT)
     add_service(parser)
     parser.add_argument("--shape", choices=SHAPES, default="poisson")
     parser.add_argument(

@@ -23,6 +23,8 @@ _GROWTH = 2.0
 _ENOUGH = 1.25
 # A break point this close to the capacity is the capacity's.
 _CLOSE = 0.97
+# This close is enough where no trial was late: few requests are no proof.
+_LIKELY = 0.8
 _NARROW_ENOUGH = 0.05
 _AROUND = (0.85, 1.15, 1.0)
 _CURVE = (0.5, 0.8, 0.95)
@@ -126,7 +128,8 @@ class Finder:
         points = self._points(capacity)
         used = Estimate.of(points / capacity)
         by = "latency"
-        if used.value >= _CLOSE or not self._ever_late(float(np.median(capacity))):
+        never_late = not self._ever_late(float(np.median(capacity)))
+        if used.value >= _CLOSE or (never_late and used.value >= _LIKELY):
             by = "throughput"
         elif used.high >= _CLOSE:
             by = "latency or throughput, too little time to tell"
