@@ -63,7 +63,7 @@ def page(results: Results, picture: Path) -> str:
     lines = ["# Beside others", "", *conditions(results)]
     for title, section in sections:
         lines += [f"## {title}", "", *(section(results) or ["Not measured.", ""])]
-        if section is loads:
+        if section is loads and results.servers(f"load {LOADS[0]}"):
             lines += [f"![latency by load]({where})", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -76,7 +76,7 @@ def conditions(results: Results) -> list[str]:
     turns = 1 + max((cell["turn"] for cell in results.cells), default=0)
     many = "one turn" if turns == 1 else f"{turns} turns, every other one in reverse order"
     return [
-        f"`make peers && .venv/bin/python -m benchmarks.peers`, {found['date']}, {found['cores']}"
+        f"`make bench-peers`, {found['date']}, {found['cores']}"
         f" cores of {found['cpu']}, Python {found['python']}, {versions}. Load of the machine"
         f" before the run: {found['load_before']}.",
         "",

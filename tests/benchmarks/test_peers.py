@@ -121,6 +121,10 @@ def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     better = text.partition("## Where others are better")[2]
     assert "images/s" not in better.partition("##")[0]  # no goal of throughput was missed
     assert "Cold start: 7.0 s against 4.0 s" in text
+    assert "![latency by load](" in text
+    nothing = page(Results(tmp_path / "none", made_up(tmp_path / "r.json").conditions), tmp_path)
+    assert "![" not in nothing
+    assert "* BentoML: not part of this run" in nothing
     light = text.partition("## More pools")[2].partition("##")[0]
     assert "Not measured." in light
 
