@@ -11,7 +11,7 @@ from benchmarks.peers.summary import percentiles
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture, if loads were measured: median and 95th percentile by share of capacity."""
+    """Write the picture, if loads were measured: median and p95 by share of capacity."""
     servers = results.servers(f"load {LOADS[0]}")
     if not servers:
         return
