@@ -83,7 +83,7 @@ def conditions(results: Results) -> list[str]:
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
-        " client runs on the same cores. Figures are means over the turns ± half their range;"
+        " client runs on the same cores; no two requests have the same prompt. Figures are means over the turns ± half their range;"
         " percentiles are over all requests of all turns. Only ratios within this page mean"
         " anything.",
         "",

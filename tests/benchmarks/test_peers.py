@@ -156,6 +156,14 @@ def test_orders_and_arrivals_are_the_same_for_all() -> None:
     assert arrivals(0.001, 0.1, seed=1) == [0.0]
 
 
+def test_no_two_requests_have_the_same_prompt() -> None:
+    first, second = Order(1).body, Order(1).body
+    assert first.pop("prompt") != second.pop("prompt")
+    assert first == second == {
+        "seed": 1, "num_inference_steps": 8, "width": 64, "height": 64,
+    }  # fmt: skip
+
+
 def test_model_time_is_the_phases_or_the_pipelines() -> None:
     ours = "queue;dur=1.0, encode;dur=2, denoise;dur=3, decode;dur=4, total;dur=99"
     assert model_ms(ours) == 10
