@@ -83,8 +83,8 @@ def conditions(results: Results) -> list[str]:
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
-        " client runs on the same cores; no two requests have the same prompt. Figures are means over the turns ± half their range;"
-        " percentiles are over all requests of all turns. Only ratios within this page mean"
+        " client runs on the same cores; no two requests have the same prompt. Figures are means"
+        " over the turns ± half their range; percentiles are over all requests of all turns. Only ratios within this page mean"
         " anything.",
         "",
         f"Mixed steps: {mix}. The others call the stock diffusers pipeline, which takes one step"

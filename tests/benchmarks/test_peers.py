@@ -221,7 +221,7 @@ def test_ours_is_measured_as_it_is_configured() -> None:
 def test_a_real_server_is_started_driven_measured_and_gone(tmp_path: Path) -> None:
     module = "benchmarks.peers.servers.fastapi_server:batching"
     command = (sys.executable, "-m", "uvicorn", "--port", "8123", "--log-level", "error", module)
-    with running(Contestant("batching", command, True), tmp_path / "log", 60) as server:
+    with running(Contestant("batching", command, True), tmp_path / "log", 180) as server:
         orders = [Order(seed, steps) for seed in range(2) for steps in (1, 2)]
         outcome = asyncio.run(Client(URL).open_loop(orders, [0.0, 0.0, 0.05, 0.1]))
         assert outcome.errors == []
