@@ -84,8 +84,8 @@ def conditions(results: Results) -> list[str]:
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
         " client runs on the same cores; no two requests have the same prompt. Figures are means"
-        " over the turns ± half their range; percentiles are over all requests of all turns. Only ratios within this page mean"
-        " anything.",
+        " over the turns ± half their range; percentiles are over all requests of all turns."
+        " Only ratios within this page mean anything.",
         "",
         f"Mixed steps: {mix}. The others call the stock diffusers pipeline, which takes one step"
         f" count per call, so batching means up to {MOST} pictures of equal steps. LitServe,"
