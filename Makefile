@@ -100,6 +100,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.serving --out benchmarks/serving.md
 	$(BIN)/python -m benchmarks.routing --out benchmarks/routing.md
 	$(BIN)/python -m benchmarks.previews --out benchmarks/previews.md
+	$(MAKE) bench-peers
 
 # Other servers, to be measured beside this one: an environment of their own that sees the main one's
 # packages, so that all paint with the same torch and diffusers.

@@ -11,7 +11,10 @@ from benchmarks.peers.summary import percentiles
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture: median and 95th percentile by share of the best static batching."""
+    """Write the picture, if loads were measured: median and p95 by share of capacity."""
+    servers = results.servers(f"load {LOADS[0]}")
+    if not servers:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
@@ -19,7 +22,7 @@ def draw(results: Results, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharex=True)
     for axis, which, title in zip(axes, (0, 1), ("median", "95th percentile"), strict=True):
-        for server in results.servers(f"load {LOADS[0]}"):
+        for server in servers:
             if server == PLAIN:
                 continue  # beyond its capacity from the second load on
             found = [(load, percentiles(results, f"load {load}", server)) for load in LOADS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 import time
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-PROMPT = "a red circle on a blue background"
+# Each request has a prompt of its own: our replica remembers the latest ones.
+PROMPT, _NUMBERS = "a red circle on a blue background {}", itertools.count()
 TIMEOUT_S = 300.0
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -26,9 +28,9 @@ class Order:
 
     @property
     def body(self) -> dict[str, object]:
-        """As all servers take it."""
+        """As all servers take it; another prompt each time."""
         return {
-            "prompt": PROMPT,
+            "prompt": PROMPT.format(next(_NUMBERS)),
             "seed": self.seed,
             "num_inference_steps": self.steps,
             "width": self.side,

@@ -63,7 +63,7 @@ def page(results: Results, picture: Path) -> str:
     lines = ["# Beside others", "", *conditions(results)]
     for title, section in sections:
         lines += [f"## {title}", "", *(section(results) or ["Not measured.", ""])]
-        if section is loads:
+        if section is loads and results.servers(f"load {LOADS[0]}"):
             lines += [f"![latency by load]({where})", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -76,16 +76,16 @@ def conditions(results: Results) -> list[str]:
     turns = 1 + max((cell["turn"] for cell in results.cells), default=0)
     many = "one turn" if turns == 1 else f"{turns} turns, every other one in reverse order"
     return [
-        f"`make peers && .venv/bin/python -m benchmarks.peers`, {found['date']}, {found['cores']}"
+        f"`make bench-peers`, {found['date']}, {found['cores']}"
         f" cores of {found['cpu']}, Python {found['python']}, {versions}. Load of the machine"
         f" before the run: {found['load_before']}.",
         "",
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
-        " client runs on the same cores. Figures are means over the turns ± half their range;"
-        " percentiles are over all requests of all turns. Only ratios within this page mean"
-        " anything.",
+        " client runs on the same cores; no two requests have the same prompt. Figures are means"
+        " over the turns ± half their range; percentiles are over all requests of all turns."
+        " Only ratios within this page mean anything.",
         "",
         f"Mixed steps: {mix}. The others call the stock diffusers pipeline, which takes one step"
         f" count per call, so batching means up to {MOST} pictures of equal steps. LitServe,"

@@ -121,6 +121,10 @@ def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     better = text.partition("## Where others are better")[2]
     assert "images/s" not in better.partition("##")[0]  # no goal of throughput was missed
     assert "Cold start: 7.0 s against 4.0 s" in text
+    assert "![latency by load](" in text
+    nothing = page(Results(tmp_path / "none", made_up(tmp_path / "r.json").conditions), tmp_path)
+    assert "![" not in nothing
+    assert "* BentoML: not part of this run" in nothing
     light = text.partition("## More pools")[2].partition("##")[0]
     assert "Not measured." in light
 
@@ -150,6 +154,14 @@ def test_orders_and_arrivals_are_the_same_for_all() -> None:
     assert len(due) == pytest.approx(1000, rel=0.1)
     assert due[-1] < 50
     assert arrivals(0.001, 0.1, seed=1) == [0.0]
+
+
+def test_no_two_requests_have_the_same_prompt() -> None:
+    first, second = Order(1).body, Order(1).body
+    assert first.pop("prompt") != second.pop("prompt")
+    assert first == second == {
+        "seed": 1, "num_inference_steps": 8, "width": 64, "height": 64,
+    }  # fmt: skip
 
 
 def test_model_time_is_the_phases_or_the_pipelines() -> None:
@@ -209,7 +221,7 @@ def test_ours_is_measured_as_it_is_configured() -> None:
 def test_a_real_server_is_started_driven_measured_and_gone(tmp_path: Path) -> None:
     module = "benchmarks.peers.servers.fastapi_server:batching"
     command = (sys.executable, "-m", "uvicorn", "--port", "8123", "--log-level", "error", module)
-    with running(Contestant("batching", command, True), tmp_path / "log", 60) as server:
+    with running(Contestant("batching", command, True), tmp_path / "log", 180) as server:
         orders = [Order(seed, steps) for seed in range(2) for steps in (1, 2)]
         outcome = asyncio.run(Client(URL).open_loop(orders, [0.0, 0.0, 0.05, 0.1]))
         assert outcome.errors == []
