@@ -38,6 +38,7 @@ STOP_WITHIN_S = 10
 # Descriptors and threads come and go with connections and thread pools; a leak of one in a hundred
 # requests would be twelve after WARM. Objects: one that is kept for each request would be 1,200.
 FILES_LIMIT, THREADS_LIMIT, OBJECTS_LIMIT = 12, 8, 50
+SERVING = ("ingress", "cpu replica", "Serve's proxy", "Serve's controller")
 # Medians of plain pictures, the quickest stretch of either half: other programs' load is not ours.
 SLOWER_LIMIT = 2
 
@@ -122,8 +123,8 @@ def test_nothing_grows_or_slows_and_ctrl_c_leaves_nothing(service: Service) -> N
         for begin, end in itertools.pairwise([0, *marks]):
             work = pool.map(lambda index: mixed_request(client, index, picture), range(begin, end))
             medians.append(statistics.median(took for took in work if took is not None))
-            seen[end] = service.sizes()
             objects.append(ray_objects(service.family()))
+            seen[end] = service.sizes()
     show(seen)
     print(f"Ray objects {objects}; median of a plain picture, s: {[round(s, 3) for s in medians]}")
     assert seen[REQUESTS]["ingress"].resident < INGRESS_LIMIT_MB
@@ -134,8 +135,9 @@ def test_nothing_grows_or_slows_and_ctrl_c_leaves_nothing(service: Service) -> N
         assert len(growth) == STRETCHES
         assert statistics.median_low(growth) < STRETCH_LIMIT_MB, (name, settled)
         assert sum(growth) < GROWTH_LIMIT_MB, (name, settled)
-        assert settled[-1].files - settled[0].files < FILES_LIMIT, (name, settled)
-        assert settled[-1].threads - settled[0].threads < THREADS_LIMIT, (name, settled)
+        if name in SERVING:
+            assert settled[-1].files - settled[0].files < FILES_LIMIT, (name, settled)
+            assert settled[-1].threads - settled[0].threads < THREADS_LIMIT, (name, settled)
     assert objects[-1] - objects[0] < OBJECTS_LIMIT
     # The first is the warm-up's.
     early, late = min(medians[1:3]), min(medians[-2:])
