@@ -125,6 +125,10 @@ class Run:
         for n in usable:
             self._part(f"share {n}", partial(self._share, backend, n))
 
+    def measure_apart(self, name: str, measure: Callable[[], Results]) -> None:
+        """As the parts of ``all``: of what needs the device's memory for itself."""
+        self._part(name, measure)
+
     def _part(self, name: str, measure: Callable[[], Any]) -> Any:
         """One measurement; its failure is a result."""
         if time.monotonic() > self.limits.until:

@@ -13,17 +13,21 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from benchmarks import gpu_start
 from benchmarks.gpu import open_device, parse_arguments, parse_case
 from benchmarks.gpu_cases import Limits, Run
 from benchmarks.gpu_models import SHAPES
-from benchmarks.gpu_report import render
+from benchmarks.gpu_report import goals, render
+from compile import arguments
+from deployments.model_info import load_model_info
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_it_runs_from_the_command_line_and_keeps_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "gpu.json").write_text('{"earlier-512": {"compiled": {"images_per_s": 1.0}}}')
-    options = ["--device", "cpu", "--tiny", "--no-restart", "--out", str(tmp_path)]
+    # A start with an artifact is in tests/compile, where there is one: compiling takes a minute.
+    options = ["--device", "cpu", "--tiny", "--no-restart", "--no-artifact", "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *options],
         cwd=ROOT,
@@ -49,6 +53,44 @@ def test_it_runs_from_the_command_line_and_keeps_what_it_found(tmp_path: Path) -
     assert document == render(results) == done.stdout
     assert "| engine 2 |" in document
     assert "engine ÷ static" in document
+
+
+def test_what_is_compiled_for_it_is_the_case(tmp_path: Path) -> None:
+    case = parse_case("tiny-16")
+    gpu_start.save(case, torch.float32, tmp_path)
+    info = load_model_info(str(tmp_path), None)
+    assert (info.defaults.width, info.defaults.height) == (16, 16)
+    command = gpu_start.compile_command(case, "cpu", "float32", 2, tmp_path, tmp_path / "registry")
+    parsed = arguments.parse_arguments(command)
+    assert (parsed.accelerator, parsed.batch, parsed.height) == ("cpu", (4,), 16)
+    with pytest.raises(RuntimeError, match="--height: got 15"):
+        gpu_start.run([*command, "--height", "15"], time.monotonic() + 60)
+
+
+GOOD = {
+    "compiled": {"images_per_s": 1.0},
+    "engine 1": {"images_per_s": 9.0},
+    "engine 8": {"images_per_s": 3.5},
+    "engine 16": {"error": "does not fit the memory"},
+    "load": {"engine_p95": 2.0, "static_p95": 5.0, "slots": 8},
+    "share 8": {"share": 0.04},
+}
+
+
+def test_goals_are_told_as_met_or_missed() -> None:
+    assert goals("sd15-512", GOOD) == [
+        "- **met**: engine 8 ÷ compiled 3.50, ≥ 3",
+        "- **met**: p95, engine ÷ static 0.40, ≤ 0.5",
+        "- **met**: share at 8 slots 0.040, ≤ 0.05",
+    ]
+    bad = GOOD | {
+        "engine 8": {"images_per_s": 2.9},
+        "load": {"engine_p95": 3.0, "static_p95": 5.0, "slots": 8},
+        "share 8": {"share": 0.06},
+    }
+    assert [line.split("**")[1] for line in goals("sd15-512", bad)] == ["missed"] * 3
+    assert len(goals("sdxl-1024", GOOD)) == 2  # the first is for 512 pixels
+    assert goals("sd15-512", {}) == []
 
 
 def make_run(monkeypatch: pytest.MonkeyPatch, until: float) -> Run:

@@ -12,6 +12,7 @@ import pytest
 from compile.exporters.base import Fact
 from compile.manifest import (
     ArtifactError,
+    LoraRecord,
     Manifest,
     MismatchError,
     ModelRecord,
@@ -30,6 +31,7 @@ def manifest(tmp_path: Path) -> Manifest:
     return make_manifest(tmp_path)
 
 
+LORA = LoraRecord(sha256="a" * 64, scale=1.0)
 WANTED = Wanted(
     model=MODEL,
     accelerator="cpu",
@@ -69,6 +71,7 @@ def here(**facts: str) -> Wanted:
         (wanting(height=128), "height: made for 64, here 128"),
         (wanting(width=128), "width: made for 64, here 128"),
         (wanting(dtype="bfloat16"), "dtype: made for float32, here bfloat16"),
+        (wanting(lora=LORA), "lora: made with none, here aaaaaaaaaaaa at scale 1"),
         (here(torch="2.14.0"), "torch: made with 2.13.0, here 2.14.0"),
         (here(gpu="NVIDIA L4"), "gpu: made with NVIDIA H100, here NVIDIA L4"),
         (here(driver="535.1"), "driver: made with 550.54.15 or later, here 535.1"),
@@ -111,6 +114,8 @@ def test_the_fingerprint_changes_with_every_cause() -> None:
             }.items()
         ),
         *(fingerprint(MODEL, REQUEST, {**ENVIRONMENT, name: Fact("else")}) for name in ENVIRONMENT),
+        fingerprint(MODEL, REQUEST, ENVIRONMENT, LORA),
+        fingerprint(MODEL, REQUEST, ENVIRONMENT, LORA.model_copy(update={"scale": 0.5})),
     ]
     assert len(set(prints)) == len(prints)
     assert fingerprint(MODEL, replace(REQUEST), dict(ENVIRONMENT)) == prints[0]
@@ -188,6 +193,7 @@ def test_the_newest_of_each_kind_stay(manifest: Manifest) -> None:
         "newest": made(3, environment={**ENVIRONMENT, "torch": Fact("2.14")}),
         "another size": made(1, height=128),
         "another gpu": made(1, environment=other_gpu),
+        "an adapter in it": made(1, lora=LORA),
     }
     assert superseded(manifests, keep=1) == ["new", "old"]
     assert superseded(manifests, keep=2) == ["old"]
