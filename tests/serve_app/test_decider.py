@@ -456,15 +456,21 @@ def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append((self.name, value, tags or {}))
 
     monkeypatch.setattr("ray.serve.metrics.Gauge", Gauge)
-    gauges = RayAutoscalingMetrics()
+    now = iter([50.0, 52.0, 53.0])
+    gauges = RayAutoscalingMetrics(lambda: next(now))
     pools = {"a": {"target": 2}, "b": {"target": 0, "supply": {"state": "short"}}}
-    gauges.decided({"faults": 1, "pools": pools})
-    gauges.decided({"faults": 1, "pools": {}, "required_row_steps_per_s": 8.0})
+    gauges.decided({"at": 1.0, "faults": 1, "pools": pools})
+    gauges.decided({"at": 1.0, "faults": 2, "pools": {}, "required_row_steps_per_s": 8.0})
+    gauges.decided({"at": 9.0, "faults": 2, "pools": {}})
     assert seen == [
+        ("imagine_autoscaling_age_seconds", 0.0, {}),
         ("imagine_autoscaling_faults", 1, {}),
         ("imagine_autoscaling_target", 2, {"pool": "a"}),
         ("imagine_autoscaling_target", 0, {"pool": "b"}),
         ("imagine_autoscaling_short", 1.0, {"pool": "b"}),
-        ("imagine_autoscaling_faults", 1, {}),
+        ("imagine_autoscaling_age_seconds", 2.0, {}),
+        ("imagine_autoscaling_faults", 2, {}),
         ("imagine_autoscaling_required_row_steps_per_s", 8.0, {}),
+        ("imagine_autoscaling_age_seconds", 0.0, {}),
+        ("imagine_autoscaling_faults", 2, {}),
     ]
