@@ -209,6 +209,25 @@ def test_a_new_controller_remembers_supply_and_changes() -> None:
     assert again.decide(counts(g5=5), {})[1]["inf2"]["supply"]["state"] == "open"
 
 
+def test_a_change_of_hardware_of_ones_own_is_told_and_remembered() -> None:
+    board, clock, nodes = FakeBoard(report()), Clock(), [*NODES]
+    needs = pool_needs(RAW)
+    made = Decider(needs, {}, lambda: Seen(nodes, ALL), board, clock)
+    assert made.decide(counts(), {})[1]["own"] == {"target": 0}
+    clock.now += 2
+    nodes.append({"own_card": 2.0})
+    came = {"target": 2, "reason": "0 to 2: hardware seen", "changed_at": clock.now}
+    stats = {"own": {"occupancy": 0.5}}
+    assert made.decide(counts(), stats)[1]["own"] == came | {"replicas": stats["own"]}
+    clock.now += 2
+    assert made.decide(counts(own=2), {})[1]["own"] == came
+    again = Decider(needs, {}, lambda: Seen(nodes, ALL), board, clock)
+    assert again.decide(counts(own=2), {})[1]["own"] == came
+    nodes.pop()
+    clock.now += 2
+    assert again.decide(counts(own=2), {})[1]["own"]["reason"] == "2 to 0: hardware seen"
+
+
 def test_a_decision_of_another_version_is_ignored() -> None:
     told = {"inf2": {"target": 40, "supply": {"mood": "bad"}}, "g5": {"target": 3}}
     decision = {"at": 5.0, "pools": told}
