@@ -41,7 +41,7 @@ class Pools:
                 "waiting_turns": routing.waiting,
                 "waiting_for_capacity": routing.holding,
                 "autoscaling": {
-                    "decided_at": decision.get("at"),
+                    "decided_at": decision.get("at") or None,  # 0: never so far
                     "faults": decision.get("faults", 0),
                     "required_row_steps_per_s": decision.get("required_row_steps_per_s"),
                 },

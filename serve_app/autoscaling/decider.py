@@ -71,6 +71,8 @@ class Decider:
         self._board = board
         self._clock = clock or steady_unix()
         self._before: Plan | None = None
+        # What was told last of pools that are not elastic.
+        self._steady: dict[str, dict[str, Any]] | None = None
 
     def decide(
         self,
@@ -94,7 +96,7 @@ class Decider:
         elastic = {name: need for name, need in self._needs.items() if need.elastic is not None}
         steady = {name: need for name, need in self._needs.items() if need.elastic is None}
         targets = decide(steady, seen)
-        told: dict[str, Any] = {name: {"target": count} for name, count in targets.items()}
+        told = self._seen(targets, now)
         decision: dict[str, Any] = {"at": now, "faults": faults, "pools": told}
         if elastic and elastic.keys() <= serve.keys():
             if self._before is None:
@@ -108,6 +110,21 @@ class Decider:
                 told[name]["replicas"] = dict(numbers)
         self._board.decide(decision)
         return targets, told
+
+    def _seen(self, targets: Mapping[str, int], now: float) -> dict[str, Any]:
+        """What is told of pools that have replicas where their hardware is."""
+        if self._steady is None:
+            earlier = self._board.decision() or {"pools": {}}
+            self._steady = {n: dict(one) for n, one in earlier["pools"].items() if "reason" in one}
+        for name, count in targets.items():
+            last = self._steady.setdefault(name, {"target": count})
+            if last["target"] != count:
+                self._steady[name] = {
+                    "target": count,
+                    "reason": f"{last['target']} to {count}: hardware seen",
+                    "changed_at": now,
+                }
+        return {name: dict(self._steady[name]) for name in targets}
 
     def _plan(
         self,

@@ -143,7 +143,7 @@ def plan(
     else:
         targets = _shrunk(now, pools, here, options, present, low, high)
         reason = f"{here.required:.0f} row-steps/s required, {options.shrink_after_s:g} s long"
-    return replace(here, pools=_told(now, pools, here, targets, reason))
+    return replace(here, pools=_told(now, pools, before, here, targets, reason))
 
 
 def _filled(pool: PoolView, count: int, high: Mapping[str, int]) -> int:
@@ -312,11 +312,17 @@ def _rested(now: float, here: Plan, name: str, options: PlannerOptions) -> bool:
 
 
 def _told(
-    now: float, pools: Sequence[PoolView], here: Plan, targets: Mapping[str, int], reason: str
+    now: float,
+    pools: Sequence[PoolView],
+    before: Plan,
+    here: Plan,
+    targets: Mapping[str, int],
+    reason: str,
 ) -> dict[str, PoolPlan]:
     """The plan of each pool, with the reason of what changed."""
     told = {}
     for pool in pools:
+        was = before.pools.get(pool.name, PoolPlan(target=pool.target)).supply
         old, target = here.pools[pool.name], targets[pool.name]
         state = old.supply.state
         if old.supply.failing:
@@ -325,11 +331,14 @@ def _told(
             why = "hardware not to be had; one node is asked for again in growing intervals"
         elif state == "probing":
             why = "asking for one node to see whether hardware is to be had"
-        elif target == pool.target:
-            told[pool.name] = replace(old, target=target)
-            continue
-        else:
+        elif target != pool.target:
             why = f"{pool.target} to {target}: {reason}"
+        elif was.failing:
+            why = "its replicas get ready again"
+        elif was.state != "open":
+            why = "hardware is to be had again"
+        else:
+            why = old.reason
         changed_at = now if target != pool.target else old.changed_at
         told[pool.name] = replace(old, target=target, reason=why, changed_at=changed_at)
     return told

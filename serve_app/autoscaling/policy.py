@@ -81,6 +81,8 @@ class AutoscalingPolicy:
     def poll(self) -> None:
         """Look and decide once; never raises. On failure the last decision stays."""
         try:
+            if self._board is None:
+                self._board = self._make_board()
             if self._decider is None:
                 self._decider = self._make_decider()
             self._targets, self._states = self._decider.decide(
@@ -88,9 +90,23 @@ class AutoscalingPolicy:
             )
         except Exception as error:
             self._complain("cannot decide replica counts", error)
+            self._tell_of_faults()
+
+    def _tell_of_faults(self) -> None:
+        """Leave the last decision on the board again, of its own time, with the faults since."""
+        try:
+            if self._board is not None:
+                last = self._board.decision() or {"at": 0.0, "pools": {}}
+                self._board.decide({**last, "faults": self.faults})
+        except Exception as error:
+            self._log("cannot tell of faults", error)
+
+    def _make_board(self) -> Any:
+        from serve_app.autoscaling.board import Board
+
+        return Board(self._app_name)
 
     def _make_decider(self) -> Any:
-        from serve_app.autoscaling.board import Board
         from serve_app.autoscaling.decider import Decider
         from serve_app.autoscaling.presence import look_at_cluster, pool_needs
 
@@ -98,7 +114,7 @@ class AutoscalingPolicy:
             pool_needs(self._raw_pools),
             self._options,
             self._look or look_at_cluster,
-            self._board or Board(self._app_name),
+            self._board,
         )
 
     def _hear(self, contexts: Mapping[Any, Any]) -> None:
@@ -127,6 +143,10 @@ class AutoscalingPolicy:
 
     def _complain(self, what: str, error: Exception) -> None:
         self.faults += 1
+        self._log(what, error)
+
+    def _log(self, what: str, error: Exception) -> None:
+        """Once for each text."""
         text = f"{what}: {type(error).__name__}: {error}"
         if text not in self._complained and len(self._complained) < 100:
             self._complained.add(text)

@@ -38,7 +38,7 @@ class Reporter:
         peers: ingress replicas, this one included.
         default: the work of the model's default request.
         slo_s: the latency objective in force.
-        decided: told each decision that is read.
+        decided: told the newest known decision after each exchange; must not raise.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class Reporter:
             )
             self._board.report(self._who, report)
             self._decision = self._board.decision()
-            if self._decision is not None:
-                self._decided(self._decision)
         except Exception as error:
             if not self._failing:
                 log.warning("cannot exchange word with the autoscaling policy: %s", error)
             self._failing = True
         else:
             self._failing = False
+        if self._decision is not None:  # also an old one: how old it is, is shown too
+            self._decided(self._decision)
 
     def _run(self) -> None:
         pause = threading.Event()

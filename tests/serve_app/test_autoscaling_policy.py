@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -109,6 +111,46 @@ def test_policy_never_raises_and_complains_once(caplog: pytest.LogCaptureFixture
     assert "no GCS" in caplog.text
 
 
+@pytest.mark.parametrize("before", [None, {"at": 7.0, "faults": 0, "pools": {"gpu": {}}}])
+def test_faults_show_while_they_last(before: dict[str, Any] | None) -> None:
+    """On the board from the first, with the last decision and its time as they were."""
+
+    def broken() -> Seen:
+        raise OSError("no GCS")
+
+    board = FakeBoard()
+    board.decided = before
+    policy = AutoscalingPolicy(RAW, board=board, look=broken)
+    shown = []
+    for _ in range(3):
+        policy.poll()
+        assert board.decided is not None
+        shown.append(board.decided)
+    assert [told["faults"] for told in shown] == [1, 2, 3]
+    last = before or {"at": 0.0, "pools": {}}
+    assert all((told["at"], told["pools"]) == (last["at"], last["pools"]) for told in shown)
+
+
+@pytest.mark.parametrize("raw", [{"gpu": {"framework": "tpu"}}, {"gpu": 3}])
+def test_a_policy_that_cannot_begin_tells_of_it(raw: Any) -> None:
+    board = FakeBoard()
+    AutoscalingPolicy(raw, board=board, look=lambda: Seen([], ALL)).poll()
+    assert board.decided == {"at": 0.0, "pools": {}, "faults": 1}
+
+
+def test_a_board_that_cannot_be_reached_is_no_second_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Gone(FakeBoard):
+        def decide(self, decision: Mapping[str, Any]) -> None:
+            raise OSError("no store")
+
+    policy = AutoscalingPolicy(RAW, board=Gone(), look=lambda: Seen([], ALL))
+    policy.poll()
+    assert policy.faults == 1
+    assert "no store" in caplog.text
+
+
 @pytest.mark.parametrize("raw", [None, {}, {"gpu": {"framework": "tpu"}}, {"gpu": 3}])
 def test_policy_with_bad_pools_holds_every_count(
     raw: Any, caplog: pytest.LogCaptureFixture
@@ -136,11 +178,24 @@ def test_a_broken_context_is_survived() -> None:
 
 def test_module_needs_nothing_of_ours_at_import() -> None:
     # Serve carries the class by value into its controller.
-    import serve_app.autoscaling.policy as module
-
-    names = [getattr(value, "__name__", "") for value in vars(module).values()]
-    ours = [name for name in names if name.startswith("serve_app.")]
-    assert ours == []
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, serve_app.autoscaling.policy\n"
+            "print(*(name for name in sys.modules if name.split('.')[0] in"
+            " ('serve_app', 'deployments', 'compile')))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Its own packages, which hold nothing, and itself.
+    assert found.stdout.split() == [
+        "serve_app",
+        "serve_app.autoscaling",
+        "serve_app.autoscaling.policy",
+    ]
 
 
 def test_a_policy_that_serve_has_dropped_stops_deciding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,25 @@ def test_a_new_controller_remembers_supply_and_changes() -> None:
     assert again.decide(counts(g5=5), {})[1]["inf2"]["supply"]["state"] == "open"
 
 
+def test_a_change_of_hardware_of_ones_own_is_told_and_remembered() -> None:
+    board, clock, nodes = FakeBoard(report()), Clock(), [*NODES]
+    needs = pool_needs(RAW)
+    made = Decider(needs, {}, lambda: Seen(nodes, ALL), board, clock)
+    assert made.decide(counts(), {})[1]["own"] == {"target": 0}
+    clock.now += 2
+    nodes.append({"own_card": 2.0})
+    came = {"target": 2, "reason": "0 to 2: hardware seen", "changed_at": clock.now}
+    stats = {"own": {"occupancy": 0.5}}
+    assert made.decide(counts(), stats)[1]["own"] == came | {"replicas": stats["own"]}
+    clock.now += 2
+    assert made.decide(counts(own=2), {})[1]["own"] == came
+    again = Decider(needs, {}, lambda: Seen(nodes, ALL), board, clock)
+    assert again.decide(counts(own=2), {})[1]["own"] == came
+    nodes.pop()
+    clock.now += 2
+    assert again.decide(counts(own=2), {})[1]["own"]["reason"] == "2 to 0: hardware seen"
+
+
 def test_a_decision_of_another_version_is_ignored() -> None:
     told = {"inf2": {"target": 40, "supply": {"mood": "bad"}}, "g5": {"target": 3}}
     decision = {"at": 5.0, "pools": told}
@@ -456,15 +475,21 @@ def test_every_decision_becomes_a_metric(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append((self.name, value, tags or {}))
 
     monkeypatch.setattr("ray.serve.metrics.Gauge", Gauge)
-    gauges = RayAutoscalingMetrics()
+    now = iter([50.0, 52.0, 53.0])
+    gauges = RayAutoscalingMetrics(lambda: next(now))
     pools = {"a": {"target": 2}, "b": {"target": 0, "supply": {"state": "short"}}}
-    gauges.decided({"faults": 1, "pools": pools})
-    gauges.decided({"faults": 1, "pools": {}, "required_row_steps_per_s": 8.0})
+    gauges.decided({"at": 1.0, "faults": 1, "pools": pools})
+    gauges.decided({"at": 1.0, "faults": 2, "pools": {}, "required_row_steps_per_s": 8.0})
+    gauges.decided({"at": 9.0, "faults": 2, "pools": {}})
     assert seen == [
+        ("imagine_autoscaling_age_seconds", 0.0, {}),
         ("imagine_autoscaling_faults", 1, {}),
         ("imagine_autoscaling_target", 2, {"pool": "a"}),
         ("imagine_autoscaling_target", 0, {"pool": "b"}),
         ("imagine_autoscaling_short", 1.0, {"pool": "b"}),
-        ("imagine_autoscaling_faults", 1, {}),
+        ("imagine_autoscaling_age_seconds", 2.0, {}),
+        ("imagine_autoscaling_faults", 2, {}),
         ("imagine_autoscaling_required_row_steps_per_s", 8.0, {}),
+        ("imagine_autoscaling_age_seconds", 0.0, {}),
+        ("imagine_autoscaling_faults", 2, {}),
     ]

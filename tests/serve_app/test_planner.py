@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from serve_app.autoscaling.cheapest import _by_highs, _solve, capacity_of, cheapest, cost_of
 from serve_app.autoscaling.covering import cover
 from serve_app.autoscaling.forecast import Sample, growth, level, required
-from serve_app.autoscaling.planner import Plan, PlannerOptions, plan
+from serve_app.autoscaling.planner import Plan, PlannerOptions, PoolPlan, plan
 from serve_app.autoscaling.shortage import FIRST_PROBE_S, Supply
 from serve_app.autoscaling.views import Demand, PoolView
 
@@ -447,6 +447,25 @@ def test_lost_hardware_moves_to_the_next_cheapest_and_comes_back() -> None:
     toy.run(4500)
     assert toy.targets()["cheap"] > 5  # by itself
     assert toy.targets()["dear"] == 0
+
+
+@pytest.mark.parametrize(
+    ("was", "reason"),
+    [
+        (Supply(state="probing", placed=5, target=6), "hardware is to be had again"),
+        (Supply(placed=6, target=6, ready=0, failing=True), "its replicas get ready again"),
+        (Supply(placed=6, target=6, ready=6), "as it was"),
+    ],
+)
+def test_a_reason_that_has_ended_is_not_told_on(was: Supply, reason: str) -> None:
+    before = Plan(pools={"cheap": PoolPlan(target=6, reason="as it was", supply=was)})
+    fleet = [view("cheap", target=6, ready=6)]
+    demand = Demand(row_steps_per_s=60, pictures_per_s=3, p95_s=1.0)
+    made = plan(0.0, fleet, demand, OPTIONS, before)
+    assert made.pools["cheap"].supply.state == "open"
+    assert (made.targets["cheap"], made.pools["cheap"].reason) == (6, reason)
+    after = plan(5.0, fleet, demand, OPTIONS, made)
+    assert after.pools["cheap"].reason == reason
 
 
 def test_a_slow_start_is_waited_for() -> None:

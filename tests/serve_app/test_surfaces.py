@@ -20,6 +20,8 @@ from starlette.testclient import TestClient
 from serve_app.access.visit import Visit
 from serve_app.api.application import create_app
 from serve_app.api.fields import Fields
+from serve_app.autoscaling.decider import Decider
+from serve_app.autoscaling.presence import Seen, pool_needs
 from serve_app.live import LiveSettings, ProfileSettings
 from serve_app.routing.availability import Availability
 from serve_app.routing.outcome import DispatchError
@@ -28,6 +30,7 @@ from serve_app.routing.snapshot import PoolState
 from serve_app.routing.work import Work
 from serve_app.settings import Settings
 from tests.serve_app.conftest import MODEL, Stand
+from tests.serve_app.test_autoscaling_policy import FakeBoard
 from tests.serve_app.test_bad_requests import TABLE, b64, flat, png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +76,47 @@ def test_pools(stand: Stand) -> None:
     pools = {pool["name"]: pool for pool in stand.client.get("/pools").json()["pools"]}
     assert (pools["cpu"]["share"], pools["gpu"]["share"]) == (0.0, 1.0)
     assert pools["gpu"]["ready_replicas"] == 2
+
+
+def test_pools_tell_targets_reasons_and_when_they_changed(stand: Stand) -> None:
+    raw = {
+        "gpu": {
+            "accelerator": "l4",
+            "framework": "cuda",
+            "resources": {"num_gpus": 1},
+            "max_replicas": 4,
+        }
+    }
+    board, nodes, now = FakeBoard(), list[dict[str, float]](), [1_000_000.0]
+    decider = Decider(
+        pool_needs(raw), {}, lambda: Seen(nodes, frozenset({"cuda"})), board, lambda: now[0]
+    )
+    stand.front.decision = board.decision
+
+    def shown() -> tuple[Any, Any]:
+        body = stand.client.get("/pools").json()
+        gpu = next(pool for pool in body["pools"] if pool["name"] == "gpu")["autoscaling"]
+        return body["autoscaling"]["decided_at"], gpu and {
+            name: gpu[name] for name in ("target", "reason", "changed_at", "supply")
+        }
+
+    assert shown() == (None, None)
+    board.decide({"at": 0.0, "faults": 3, "pools": {}})  # it has failed from the first
+    assert shown() == (None, None)
+    assert stand.client.get("/pools").json()["autoscaling"]["faults"] == 3
+    decider.decide({}, {})
+    steady = "as many as its hardware holds, within its bounds"
+    never = {"target": 0, "reason": steady, "changed_at": None, "supply": None}
+    assert shown() == (now[0], never)
+    nodes.append({"CPU": 4.0, "GPU": 2.0})
+    now[0] += 2
+    changed_at = now[0]
+    decider.decide({}, {})
+    came = never | {"target": 2, "reason": "0 to 2: hardware seen", "changed_at": changed_at}
+    assert shown() == (now[0], came)
+    now[0] += 2
+    decider.decide({}, {})
+    assert shown() == (now[0], came)
 
 
 def test_live_weights_show(stand: Stand) -> None:
