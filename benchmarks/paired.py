@@ -43,7 +43,8 @@ class Ratio:
         logs = np.log(above / below)
         drawn = np.random.default_rng(_SEED).integers(0, logs.size, (_RESAMPLES, logs.size))
         low, high = np.percentile(logs[drawn].mean(axis=1), [2.5, 97.5])
-        return cls(*(float(np.exp(one)) for one in (logs.mean(), low, high)), logs.size)
+        mean, low, high = (float(np.exp(one)) for one in (logs.mean(), low, high))
+        return cls(mean, low, high, logs.size)
 
     def at_most(self, bound: float) -> Verdict:
         """Whether the true ratio is at most ``bound``, as far as these pairs can tell."""

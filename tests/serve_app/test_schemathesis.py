@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -14,11 +16,17 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.types import ASGIApp
 
+from deployments.messages import ImageRequest
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
+from serve_app.routing.outcome import DispatchCode, DispatchError, Painted
+from serve_app.routing.router import Wishes
 from serve_app.routing.snapshot import PoolState
+from serve_app.routing.watching import Watch
+from serve_app.settings import Settings
 from tests.serve_app.conftest import (
     MODEL,
     FakeMeasurements,
@@ -27,19 +35,54 @@ from tests.serve_app.conftest import (
     make_settings,
 )
 
-SETTINGS = make_settings()
 STATES = {"cpu": PoolState(ready=1, status="HEALTHY"), "gpu": PoolState(status="HEALTHY")}
-APP = create_app(
-    Front(
-        settings=SETTINGS,
-        model=MODEL,
-        pools=PoolDirectory(SETTINGS.pools, lambda: STATES, default_work(MODEL)),
-        painter=FakePainter(),
-        routing=FakeRouting(),
-        measurements=FakeMeasurements(),
+KEYS = ("im-a", "im-b")
+
+
+class FailingPainter(FakePainter):
+    """Fails in every way that a request can, in turn, and paints now and then."""
+
+    turn = itertools.cycle(
+        [
+            *(DispatchError(code, "told", retry_after_s=5) for code in get_args(DispatchCode)),
+            RuntimeError("inside"),
+            None,
+        ]
     )
-)
-SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)
+
+    async def paint(
+        self, request: ImageRequest, wishes: Wishes, watch: Watch | None = None
+    ) -> Painted:
+        self.failure = next(self.turn)
+        self.requests.clear()
+        return await super().paint(request, wishes, watch)
+
+
+def make_app(settings: Settings, painter: FakePainter) -> ASGIApp:
+    return create_app(
+        Front(
+            settings=settings,
+            model=MODEL,
+            pools=PoolDirectory(settings.pools, lambda: STATES, default_work(MODEL)),
+            painter=painter,
+            routing=FakeRouting(),
+            measurements=FakeMeasurements(),
+        )
+    )
+
+
+def with_keys() -> Settings:
+    """One key may ask as often as it likes, the other hardly at all."""
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in KEYS]
+    keys = {
+        "a": {"sha256": digests[0]},
+        "b": {"sha256": digests[1], "requests_per_minute": 1, "burst": 1},
+    }
+    return Settings.parse({**make_settings().model_dump(), "access": {"keys": keys}})
+
+
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", make_app(make_settings(), FakePainter()))
+GUARDED = schemathesis.openapi.from_asgi("/openapi.json", make_app(with_keys(), FailingPainter()))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -63,8 +106,35 @@ def test_every_answer_is_documented(case: Any) -> None:
     case.validate_response(response, checks=CHECKS)
 
 
+TROUBLE: Counter[tuple[str, int]] = Counter()
+PAINTING = ("POST /imagine", "POST /v1/images/generations", "POST /v1/images/edits")
+
+
+@GUARDED.include(path_regex="^/(imagine|v1/)", method="POST").parametrize()
+@settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_trouble_is_documented_too(case: Any) -> None:
+    """Keys that are good, used up, wrong or missing, and a painter that mostly fails."""
+    keys = (*KEYS, "im-wrong", None, KEYS[0], KEYS[0], KEYS[0])
+    key = keys[TROUBLE.total() % len(keys)]
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    response = case.call(headers=headers)
+    TROUBLE[case.operation.label, response.status_code] += 1
+    case.validate_response(response, checks=CHECKS[1:])
+
+
+def test_there_was_trouble_of_every_kind() -> None:
+    for label in PAINTING:
+        statuses = {status for operation, status in TROUBLE if operation == label}
+        assert {200, 400, 401, 429, 500, 503, 504} <= statuses, (label, statuses)
+
+
 def test_there_were_thousands_good_and_bad() -> None:
     assert SEEN.total() > 2000
-    for label in ("POST /imagine", "POST /v1/images/generations", "POST /v1/images/edits"):
+    for label in PAINTING:
         statuses = {status for operation, status in SEEN if operation == label}
         assert {200, 400, 415} <= statuses, (label, statuses)
