@@ -89,6 +89,7 @@ def main() -> None:
     measurer = Measurer(results, effort, folder, console)
     todo, until = jobs(measurer, args), time.monotonic() + 60 * args.minutes
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    broken = 0
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             task = progress.add_task("peers", total=len(todo))
@@ -97,13 +98,19 @@ def main() -> None:
                     console.print("time is up: go on with --resume")
                     break
                 progress.update(task, description=name)
-                job()
+                try:
+                    job()
+                except Exception:  # shown; the others are measured all the same
+                    console.print_exception()
+                    broken += 1
                 progress.advance(task)
     except KeyboardInterrupt:
         console.print("cut: go on with --resume")
     draw(results, args.picture)
     args.page.write_text(page(results, args.picture), encoding="utf-8")
     console.print(f"{args.results}, {args.page}, {args.picture}")
+    if broken:
+        raise SystemExit(f"{broken} of {len(todo)} jobs broke: see above")
 
 
 if __name__ == "__main__":
