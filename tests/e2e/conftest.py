@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PORT = 18_731
 GRPC_PORT = 18_732
 KEY = "im-the-key-of-the-tests"
+HASTY_KEY = "im-the-key-that-may-ask-once"
 START_S = 180.0
 BODY_TIMEOUT_S = 5
 MADE_UP = {"made_up": "neuron_cores", "twin": "made_up_cores"}  # pool -> its hardware
@@ -122,7 +123,14 @@ def write_config(folder: Path) -> Path:
     arguments["limits"] = {"request_timeout_s": 240, "body_timeout_s": BODY_TIMEOUT_S}
     config["grpc_options"]["port"] = GRPC_PORT
     arguments["access"] = {
-        "keys": {"tester": {"sha256": hashlib.sha256(KEY.encode()).hexdigest()}},
+        "keys": {
+            "tester": {"sha256": hashlib.sha256(KEY.encode()).hexdigest()},
+            "hasty": {
+                "sha256": hashlib.sha256(HASTY_KEY.encode()).hexdigest(),
+                "requests_per_minute": 6,
+                "burst": 1,
+            },
+        },
         "anonymous": {},  # most tests come without a key
     }
     arguments["telemetry"] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,18 +24,23 @@ class FlakyProxy:
         url: where it listens.
         mishaps: for the next requests in turn; "pass" when there are no more.
         attempts: ``X-Stainless-Retry-Count`` of the requests seen.
-        statuses: of the service's answers.
+        at: monotonic seconds of the requests seen.
+        statuses, headers, bodies: of the service's answers, also of those that are lost.
     """
 
     target: str
     url: str = ""
     mishaps: list[Mishap] = field(default_factory=list)
     attempts: list[str | None] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
     def forward(self, handler: BaseHTTPRequestHandler) -> None:
         """Deal with one request."""
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        self.at.append(time.monotonic())
         self.attempts.append(handler.headers.get("X-Stainless-Retry-Count"))
         mishap = self.mishaps.pop(0) if self.mishaps else "pass"
         if mishap in ("429", "500"):
@@ -50,6 +56,8 @@ class FlakyProxy:
         answer = upstream.getresponse()
         data = answer.read()
         self.statuses.append(answer.status)
+        self.headers.append({name.lower(): value for name, value in answer.getheaders()})
+        self.bodies.append(data)
         upstream.close()
         if mishap == "lose":
             handler.close_connection = True

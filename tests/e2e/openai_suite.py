@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -21,6 +25,8 @@ from PIL import Image
 from tests.e2e.flaky_proxy import FlakyProxy, flaky_proxy
 
 PROMPT = "a red circle"
+# What takes the tiny model long enough to be cut short.
+LONG: dict[str, Any] = {"size": "128x128", "extra_body": {"num_inference_steps": 60}}
 # The tiny model's own 50 steps would take most of the suite's time.
 FEW = {"num_inference_steps": 3}
 URL = os.environ["OPENAI_BASE_URL"]
@@ -40,6 +46,35 @@ def proxy() -> Iterator[FlakyProxy]:
 
 def through(proxy: FlakyProxy, **more: Any) -> OpenAI:
     return OpenAI(base_url=f"{proxy.url}/v1", **more)
+
+
+def pool() -> dict[str, Any]:
+    """The pool ``cpu`` as ``/pools`` shows it."""
+    headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+    pools = httpx.get(f"{URL.removesuffix('/v1')}/pools", headers=headers).json()["pools"]
+    found: dict[str, Any] = next(pool for pool in pools if pool["name"] == "cpu")
+    return found
+
+
+def sent_to_the_pool() -> int:
+    """Pictures sent to it so far."""
+    return sum(pool()["decisions"].values())
+
+
+@pytest.fixture(scope="module")
+def long_s(client: OpenAI) -> float:
+    """Seconds that one long picture takes alone; several together take longer."""
+    began = time.monotonic()
+    client.images.generate(prompt=PROMPT, **LONG)
+    return time.monotonic() - began
+
+
+def assert_cut_short(long_s: float) -> None:
+    """Nothing is left of long work that has just been left: long before it could have ended."""
+    began = time.monotonic()
+    while pool()["queue"]["requests"]:
+        assert time.monotonic() - began < long_s / 2
+        time.sleep(0.02)
 
 
 def shown(item: Any) -> Image.Image:
@@ -270,15 +305,14 @@ def test_a_stream_of_an_edit(client: OpenAI, masked: bool) -> None:
     assert types == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
 
 
-def test_a_stream_left_early_leaves_the_service_free(client: OpenAI) -> None:
-    long = {"num_inference_steps": 100, "pool": "cpu"}
-    for _ in range(4):
-        with client.images.generate(
-            prompt=PROMPT, stream=True, partial_images=3, extra_body=long
-        ) as stream:
+def test_a_stream_left_early_leaves_the_service_free(client: OpenAI, long_s: float) -> None:
+    with ExitStack() as streams:
+        for _ in range(4):
+            stream = client.images.generate(prompt=PROMPT, stream=True, partial_images=3, **LONG)
+            streams.enter_context(stream)
             assert next(iter(stream)).type == "image_generation.partial_image"
-    quick = {"deadline_ms": 10_000, "num_inference_steps": 2}
-    assert client.images.generate(prompt=PROMPT, extra_body=quick).data
+        assert pool()["queue"]["requests"]
+    assert_cut_short(long_s)
 
 
 # Errors.
@@ -378,20 +412,39 @@ def test_a_client_that_gives_up(client: OpenAI) -> None:
         client.with_options(timeout=0.2).images.generate(prompt=PROMPT, n=4, extra_body=long)
 
 
+def test_a_wrong_key() -> None:
+    with OpenAI(api_key="im-wrong") as client, pytest.raises(openai.AuthenticationError) as caught:
+        client.images.generate(prompt=PROMPT, extra_body=FEW)
+    assert (caught.value.status_code, caught.value.code) == (401, "invalid_api_key")
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_a_key_that_asks_too_often() -> None:
+    """One picture at once and six a minute: of two the second is too many, if not the first."""
+    with OpenAI(api_key=os.environ["HASTY_KEY"], max_retries=0) as client:
+        with suppress(openai.RateLimitError):
+            client.images.generate(prompt=PROMPT, extra_body=FEW)
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.images.generate(prompt=PROMPT, extra_body=FEW)
+    assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 10
+
+
 # Retries.
 
 
 def test_a_lost_answer_is_fetched_and_not_painted_again(proxy: FlakyProxy) -> None:
     proxy.mishaps = ["lose", "lose"]
+    before = sent_to_the_pool()
     with through(proxy) as client:
         response = client.images.generate(prompt=PROMPT, n=2, extra_body=FEW)
     assert proxy.attempts == ["0", "1", "2"]
     assert proxy.statuses == [200] * 3
+    assert sent_to_the_pool() - before == 2
     seeds = [item.seed for item in response.data]
-    with through(proxy) as client:
-        # Of the same contents, and not a retry: other seeds, so those above were not drawn anew.
-        other = client.images.generate(prompt=PROMPT, n=2, extra_body=FEW)
-    assert seeds != [item.seed for item in other.data]
+    answers = [json.loads(body)["data"] for body in proxy.bodies]
+    assert [[item["seed"] for item in answer] for answer in answers] == [seeds] * 3
+    assert len({json.dumps([item["b64_json"] for item in answer]) for answer in answers}) == 1
 
 
 def test_a_lost_answer_to_a_named_call(proxy: FlakyProxy) -> None:
@@ -420,6 +473,9 @@ def test_an_unavailable_pool_is_asked_for_again_after_the_time_told(proxy: Flaky
     with through(proxy, max_retries=1) as client, pytest.raises(openai.InternalServerError):
         client.images.generate(prompt=PROMPT, extra_body={"pool": "gpu"})
     assert proxy.attempts == ["0", "1"]
+    told_s = int(proxy.headers[0]["retry-after"])
+    assert told_s > 2  # more than the client would wait by itself after a first attempt
+    assert proxy.at[1] - proxy.at[0] >= told_s
 
 
 @pytest.mark.parametrize("extra", [{"deadline_ms": 1}, {"seed": -1}, {"pool": "tpu"}])
@@ -471,14 +527,23 @@ async def test_edits_and_errors() -> None:
             )
 
 
-async def test_a_stream_left_early() -> None:
+async def test_a_stream_left_early(long_s: float) -> None:
     async with AsyncOpenAI() as client:
-        stream = await client.images.generate(
-            prompt=PROMPT, stream=True, partial_images=3, extra_body={"num_inference_steps": 100}
-        )
+        stream = await client.images.generate(prompt=PROMPT, stream=True, partial_images=3, **LONG)
         async for event in stream:
             assert event.type == "image_generation.partial_image"
             break
         await stream.close()
-        quick = {"deadline_ms": 10_000, "num_inference_steps": 2}
-        assert (await client.images.generate(prompt=PROMPT, extra_body=quick)).data
+        await asyncio.to_thread(assert_cut_short, long_s)
+
+
+async def test_refusals_of_keys() -> None:
+    async with AsyncOpenAI(api_key="im-wrong") as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.images.generate(prompt=PROMPT)
+    async with AsyncOpenAI(api_key=os.environ["HASTY_KEY"], max_retries=0) as client:
+        with pytest.raises(openai.RateLimitError) as limited:
+            await asyncio.gather(
+                *(client.images.generate(prompt=PROMPT, extra_body=FEW) for _ in "ab")
+            )
+        assert limited.value.code == "rate_limit_exceeded"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import KEY, ROOT, Service
+from tests.e2e.conftest import HASTY_KEY, KEY, ROOT, Service
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +35,7 @@ def test_the_official_client(service: Service, major: str, tmp_path: Path) -> No
             "PYTHONPATH": path,
             "OPENAI_BASE_URL": f"{service.url}/v1",
             "OPENAI_API_KEY": KEY,
+            "HASTY_KEY": HASTY_KEY,
             "EXPECTED_MAJOR": major,
         },
         capture_output=True,
