@@ -43,7 +43,7 @@ class PlannerOptions:
 
     slo_s: float = 2.0
     headroom: float = 0.1
-    safety: float = 1.5
+    safety: float = 1.75
     shrink_after_s: float = 300.0
     shrink_margin: float = 0.1
     least_saving: float = 0.05

@@ -564,11 +564,11 @@ def test_part_of_a_node_counts_for_what_it_is() -> None:
 
 def test_a_node_that_is_begun_is_filled() -> None:
     fleet = [replace(NODE, target=1, ready=1), replace(DEAR)]
-    made = plan(0.0, fleet, Demand(row_steps_per_s=100, pictures_per_s=5), OPTIONS, Plan())
+    made = plan(0.0, fleet, Demand(row_steps_per_s=90, pictures_per_s=4.5), OPTIONS, Plan())
     assert made.required < 8 * 20
     assert made.targets == {"node": 8, "dear": 0}
     part = [replace(fleet[0], max_replicas=4), fleet[1]]  # as far as the bounds let it
-    made = plan(0.0, part, Demand(row_steps_per_s=100, pictures_per_s=5), OPTIONS, Plan())
+    made = plan(0.0, part, Demand(row_steps_per_s=90, pictures_per_s=4.5), OPTIONS, Plan())
     assert made.targets["node"] == 1
 
 
