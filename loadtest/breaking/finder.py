@@ -71,8 +71,8 @@ class Found:
         alone_s: seconds for a picture with nothing else to do, median.
         capacity: saturated throughput; ``None``: it was never saturated.
         break_point: highest load within the objective; at most the capacity.
-        limited_by: ``"latency"``, ``"throughput"``, which of both it is too early to tell,
-            ``"latency, even alone"``, or ``"not reached"`` without a capacity.
+        limited_by: ``"latency"``, ``"throughput"``, ``"undecided"`` between both for want of
+            time, ``"latency, even alone"``, or ``"not reached"`` without a capacity.
         trials: all, in the order of time.
         notes: what spoils the figures.
     """
@@ -132,7 +132,7 @@ class Finder:
         if used.value >= _CLOSE or (never_late and used.value >= _LIKELY):
             by = "throughput"
         elif used.high >= _CLOSE:
-            by = "latency or throughput, too little time to tell"
+            by = "undecided"
         return self._found(alone_s, capacity, by, points)
 
     def so_far(self) -> Found | None:
