@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serve_app.api.openai.ledger import KEPT_S, SILENT_S, Answer, Found, Ledger
@@ -62,7 +63,7 @@ class LedgerActor:
 
 
 class RayDesk:
-    """Asks the actor, which is started if there is none.
+    """Asks the actor, which is started at once if there is none.
 
     Args:
         start: finds or starts it; may block.
@@ -70,7 +71,8 @@ class RayDesk:
 
     def __init__(self, start: Callable[[], Any]) -> None:
         self._start = start
-        self._actor: asyncio.Future[Any] | None = None
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._actor = self._thread.submit(start)
 
     async def claim(self, painter: str, call: str, ticket: Ticket, seed: int) -> Found | None:
         """See ``Desk``."""
@@ -89,19 +91,15 @@ class RayDesk:
     async def _ask(self, method: str, *args: Any) -> Any:
         from ray.exceptions import RayActorError
 
-        if self._actor is None:
-            self._actor = asyncio.ensure_future(asyncio.to_thread(self._start))
         starting = self._actor
+        actor = None
         try:
-            actor = await asyncio.shield(starting)
+            actor = await asyncio.shield(asyncio.wrap_future(starting))
             return await getattr(actor, method).remote(*args)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            if self._actor is starting and (
-                isinstance(error, RayActorError) or starting.exception() is not None
-            ):
-                self._actor = None  # the next to ask starts another
+            gone = actor is None or isinstance(error, RayActorError)
+            if gone and self._actor is starting:
+                self._actor = self._thread.submit(self._start)
             raise
 
 
