@@ -110,8 +110,14 @@ def test_without_the_ledger_pictures_are_painted_all_the_same(pair: Service) -> 
     for number in range(3):
         ask(pair, number, prompt="without")
     assert time.monotonic() - began < 30
-    wait_for("another ledger", lambda: len(ledgers()) == 1, 30)
-    time.sleep(2)  # until it has heard of both
+    prompts = iter(f"again {index}" for index in range(100))
+
+    def known_again() -> bool:
+        prompt = next(prompts)
+        seeds = {ask(pair, number, prompt=prompt).json()["data"][0]["seed"] for number in (0, 1)}
+        return len(seeds) == 1
+
+    wait_for("another ledger", known_again, 30)
     before = painted(pair)
     pictures = {
         ask(pair, number, prompt="again").json()["data"][0]["b64_json"] for number in range(MANY)

@@ -91,16 +91,18 @@ class RayDesk:
     async def _ask(self, method: str, *args: Any) -> Any:
         from ray.exceptions import RayActorError
 
-        starting = self._actor
-        actor = None
-        try:
-            actor = await asyncio.shield(asyncio.wrap_future(starting))
-            return await getattr(actor, method).remote(*args)
-        except Exception as error:
-            gone = actor is None or isinstance(error, RayActorError)
-            if gone and self._actor is starting:
-                self._actor = self._thread.submit(self._start)
-            raise
+        for last in (False, True):
+            asked, actor = self._actor, None
+            try:
+                actor = await asyncio.shield(asyncio.wrap_future(asked))
+                return await getattr(actor, method).remote(*args)
+            except Exception as error:
+                gone = isinstance(error, RayActorError)
+                if (gone or actor is None) and self._actor is asked:
+                    self._actor = self._thread.submit(self._start)
+                if last or not gone:
+                    raise
+        raise AssertionError("not reached")
 
 
 def start_actor(app_name: str) -> Any:
