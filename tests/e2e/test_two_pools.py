@@ -158,8 +158,7 @@ def test_where_no_other_replica_exists_the_answer_is_a_clear_503(pools: Service)
         answers = asyncio.run(ask_around_a_death(pools, "cpu", requests, before=5))
         # What is said inside a stream is an error of the official client's too.
         with pytest.raises(openai.APIError) as caught:
-            for event in stream:
-                assert event.type == "image_generation.partial_image"
+            list(stream)
     assert caught.value.code in ("lost", "unavailable")
     refused = [(answer, took) for answer, took in answers if answer.status_code != 200]
     assert refused
