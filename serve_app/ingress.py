@@ -28,6 +28,9 @@ from serve_app.access.audit import AuditLog
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
 from serve_app.api.grpc_health import SERVICE_UNKNOWN, GrpcHealth, TooManyWatchesError
+from serve_app.api.openai.once import Once
+from serve_app.api.openai.ray_desk import RayDesk, start_actor
+from serve_app.api.openai.shared_book import SharedBook
 from serve_app.autoscaling.board import Board
 from serve_app.autoscaling.meter import DemandMeter
 from serve_app.autoscaling.reporter import Reporter
@@ -113,6 +116,10 @@ class Ingress:
             decision=lambda: self._reporter.decision,
             observers=(RayHttpMetrics(), AuditLog(settings.access.audit)),
         )
+        self._once = Once()
+        if settings.ingress.replicas > 1:
+            desk = RayDesk(partial(start_actor, app_name))
+            self._once = Once(SharedBook(desk, serve.get_replica_context().replica_id.unique_id))
         self._health = GrpcHealth(self._front)
         self._metrics = Sampler(self._exporter(directory))
         self._take(LiveSettings())
@@ -125,7 +132,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve after the constructor."""
-        return create_app(self._front, request_id_echoed=True)
+        return create_app(self._front, request_id_echoed=True, once=self._once)
 
     async def Check(  # noqa: N802 - the name is the protocol's
         self, request: HealthCheckRequest, grpc_context: RayServegRPCContext

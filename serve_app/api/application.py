@@ -30,17 +30,23 @@ from serve_app.api.visits import VisitMiddleware
 from serve_app.playground.page import Playground
 
 
-def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
+def create_app(
+    front: Front, *, request_id_echoed: bool = False, once: Once | None = None
+) -> ASGIApp:
     """The service's HTTP surface over ``front``; knows nothing of Ray.
 
-    ``request_id_echoed``: see ``RequestIdMiddleware``.
+    Args:
+        front: what it stands on.
+        request_id_echoed: see ``RequestIdMiddleware``.
+        once: knows retries again; by default those of this ingress replica alone.
 
     Raises:
         SettingsError: the file of API keys is missing or bad.
     """
     intake = Intake(front)
     imagine, health, docs = Imagine(intake), Health(front), Docs(front)
-    images, models = Images(intake), Models(front)
+    once = Once() if once is None else once
+    images, models = Images(intake, once), Models(front)
     playground = Playground()
     painting = Route("/imagine", imagine.handle, methods=["GET", "POST"])
     # Starlette adds HEAD to GET, but a picture must not be painted to send its headers alone.
@@ -68,7 +74,7 @@ def create_app(front: Front, *, request_id_echoed: bool = False) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     known = {route.path for route in app.routes if isinstance(route, Route)}
-    guarded = _guarded(app, front, known, images.once)
+    guarded = _guarded(app, front, known, once)
     return RequestIdMiddleware(guarded, echoed=request_id_echoed)
 
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deployments.messages import ImageRequest
@@ -39,6 +39,13 @@ class Order:
     pool: str | None
     as_json: bool
     stream: bool
+
+    def seeded(self, seed: int) -> tuple[ImageRequest, ...]:
+        """The pictures with ``seed`` as that of the first."""
+        return tuple(
+            replace(picture, seed=(seed + index) % (MAX_SEED + 1))
+            for index, picture in enumerate(self.pictures)
+        )
 
 
 async def read_order(
@@ -94,7 +101,7 @@ async def read_order(
             height=fields["height"],
             num_inference_steps=fields["num_inference_steps"],
             guidance_scale=fields["guidance_scale"],
-            seed=(seed + index) % (MAX_SEED + 1),
+            seed=seed,
             scheduler=fields["scheduler"],
             lora=lora,
             init_rgb=init_rgb,
@@ -107,7 +114,8 @@ async def read_order(
         )
         for index in range(count)
     )
-    return Order(pictures=pictures, pool=pool, as_json=as_json, stream=stream)
+    order = Order(pictures=pictures, pool=pool, as_json=as_json, stream=stream)
+    return replace(order, pictures=order.seeded(seed))
 
 
 def _read_pictures(

@@ -406,10 +406,12 @@ def test_a_body_that_is_too_large(client: OpenAI) -> None:
     assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
 
 
-def test_a_client_that_gives_up(client: OpenAI) -> None:
-    long = {"num_inference_steps": 100}
+def test_a_client_that_gives_up(client: OpenAI, long_s: float) -> None:
+    before = sent_to_the_pool()
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.2).images.generate(prompt=PROMPT, n=4, extra_body=long)
+        client.with_options(timeout=long_s / 4).images.generate(prompt=PROMPT, n=4, **LONG)
+    assert sent_to_the_pool() - before == 4
+    assert_cut_short(long_s)
 
 
 def test_a_wrong_key() -> None:

@@ -11,9 +11,18 @@ import time
 from typing import Any
 
 import httpx
+import openai
 import pytest
+from openai import OpenAI
 
-from tests.e2e.conftest import MADE_UP, Service, assert_same_picture, replica_processes, wait_for
+from tests.e2e.conftest import (
+    KEY,
+    MADE_UP,
+    Service,
+    assert_same_picture,
+    replica_processes,
+    wait_for,
+)
 from tests.e2e.test_streaming import Event, parsed
 
 pytestmark = pytest.mark.e2e
@@ -137,7 +146,20 @@ def test_a_stream_goes_on_when_its_replica_is_killed(pools: Service) -> None:
 def test_where_no_other_replica_exists_the_answer_is_a_clear_503(pools: Service) -> None:
     requests = long_requests(8, pool="cpu")
     alone = pools.post(**requests[0]).content
-    answers = asyncio.run(ask_around_a_death(pools, "cpu", requests, before=5))
+    with OpenAI(base_url=f"{pools.url}/v1", api_key=KEY, max_retries=0) as client:
+        stream = client.images.generate(
+            prompt="a b",
+            stream=True,
+            partial_images=3,
+            size="128x128",  # type: ignore[arg-type] - the service's own
+            extra_body={"pool": "cpu", "num_inference_steps": 100},
+        )
+        assert next(iter(stream)).type == "image_generation.partial_image"
+        answers = asyncio.run(ask_around_a_death(pools, "cpu", requests, before=5))
+        # What is said inside a stream is an error of the official client's too.
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+    assert caught.value.code in ("lost", "unavailable")
     refused = [(answer, took) for answer, took in answers if answer.status_code != 200]
     assert refused
     for answer, took in refused:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,8 +18,10 @@ from serve_app.access.limits import CallerLimits
 from serve_app.api import application
 from serve_app.api.application import create_app
 from serve_app.api.errors import ApiError
-from serve_app.api.openai import once as module
-from serve_app.api.openai.once import Once, Ticket
+from serve_app.api.openai import ledger as module
+from serve_app.api.openai.ledger import Ledger
+from serve_app.api.openai.once import Once, OwnBook
+from serve_app.api.openai.ticket import Ticket
 from serve_app.routing.outcome import DispatchError, Painted
 from serve_app.settings import Settings
 from tests.serve_app.conftest import Stand, make_settings, snapshot
@@ -232,15 +236,20 @@ def ticket(number: int | None = 0, name: str = "a") -> Ticket:
 KEY = Ticket("caller", "key a", "digest", None)
 
 
+def known(ledger: Ledger) -> list[Any]:
+    return [*ledger._open.values(), *ledger._done.values()]
+
+
 class Studio:
     """Paints when told; knows what became of it."""
 
-    def __init__(self, once: Once) -> None:
-        self.once = once
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ledger = Ledger(clock=clock)
+        self.once = Once(OwnBook(self.ledger))
         self.begun = self.left = 0
         self.done = asyncio.Event()
 
-    async def paint(self) -> list[Painted]:
+    async def paint(self, seed: int) -> list[Painted]:
         self.begun += 1
         try:
             await self.done.wait()
@@ -254,7 +263,7 @@ class Studio:
 
 
 async def test_a_retry_joins_what_is_under_way() -> None:
-    studio = Studio(Once())
+    studio = Studio()
     first = studio.call(ticket(0))
     await asyncio.sleep(0)
     second = studio.call(ticket(1))
@@ -265,7 +274,7 @@ async def test_a_retry_joins_what_is_under_way() -> None:
 
 
 async def test_a_painting_ends_when_the_last_has_left() -> None:
-    studio = Studio(Once())
+    studio = Studio()
     first, second = studio.call(ticket(0)), None
     await asyncio.sleep(0.01)
     second = studio.call(ticket(1))
@@ -283,25 +292,24 @@ async def test_a_painting_ends_when_the_last_has_left() -> None:
 
 
 async def test_without_a_ticket_nothing_is_kept() -> None:
-    once = Once()
-    studio = Studio(once)
+    studio = Studio()
     studio.done.set()
     await studio.call(None)
-    assert (len(once._calls), once._bytes) == (0, 0)
+    assert (len(known(studio.ledger)), studio.ledger._bytes) == (0, 0)
+    assert not studio.once._paintings
 
 
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    once = Once(clock=lambda: now)
-    studio = Studio(once)
+    studio = Studio(lambda: now)
     studio.done.set()
     monkeypatch.setattr(module, "MOST_BYTES", 10)  # a picture has 3
     monkeypatch.setattr(module, "MOST_CALLS", 50)
     for index in range(200):
         await studio.call(ticket(0, str(index)))
-        assert once._bytes <= 10 + 3
-        assert len(once._calls) <= 50
-    assert [call.ticket.digest for call in once._calls.values()][-1] == "199"
+        assert studio.ledger._bytes <= 10 + 3
+        assert len(known(studio.ledger)) <= 50
+    assert [call.ticket.digest for call in known(studio.ledger)][-1] == "199"
     begun = studio.begun
     await studio.call(ticket(1, "199"))
     assert studio.begun == begun
@@ -311,33 +319,37 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 10**9)
     for index in range(200):
         await studio.call(ticket(0, f"more {index}"))
-        assert len(once._calls) <= 50
+        assert len(known(studio.ledger)) <= 50
 
 
 async def test_failures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    once = Once(clock=lambda: now)
+    ledger = Ledger(clock=lambda: now)
+    once = Once(OwnBook(ledger))
     monkeypatch.setattr(module, "MOST_FAILED", 10)
 
-    async def fail() -> list[Painted]:
+    async def fail(seed: int) -> list[Painted]:
         raise DispatchError("overloaded", "full")
 
     for index in range(50):
         now = float(index)
         with pytest.raises(DispatchError):
             await once.paint(ticket(0, str(index)), 0, fail)
-    assert len(once._failed) == 10
-    assert not once._calls
+    assert len(ledger._failed) == 10
+    assert not known(ledger)
+    assert not once._paintings
+
+    async def paint(seed: int) -> list[Painted]:
+        return [PICTURE]
+
     now = module.KEPT_S + 45
-    studio = Studio(once)
-    studio.done.set()
-    await studio.call(ticket(0, "new"))
-    assert len(once._failed) == 5
+    await once.paint(ticket(0, "new"), 0, paint)
+    assert len(ledger._failed) == 5
 
 
 async def test_a_client_that_left_is_painted_its_own() -> None:
     """Another's picture of the same contents is there when it comes again."""
-    studio = Studio(Once())
+    studio = Studio()
     leaver = studio.call(ticket(0))
     await asyncio.sleep(0.01)
     leaver.cancel()
@@ -351,7 +363,7 @@ async def test_a_client_that_left_is_painted_its_own() -> None:
 
 
 async def test_a_key_of_a_call_under_way_is_checked_too() -> None:
-    studio = Studio(Once())
+    studio = Studio()
     first = studio.call(ticket(None))
     await asyncio.sleep(0.01)
     with pytest.raises(ApiError, match="other contents"):

@@ -22,7 +22,7 @@ from serve_app.api.describing import (
 )
 from serve_app.api.fields import Fields
 from serve_app.api.openai.fields import edit_fields, generation_fields
-from serve_app.api.openai.once import ATTEMPT_HEADER, KEY_HEADER
+from serve_app.api.openai.ticket import ATTEMPT_HEADER, KEY_HEADER
 
 _ERRORS = {
     400: "A bad value, an unknown field, fields that do not go together, or an Idempotency-Key that"

@@ -20,7 +20,8 @@ from serve_app.api.intake import Intake
 from serve_app.api.openai.answer import ImageEvents, images_body
 from serve_app.api.openai.fields import edit_fields, generation_fields, translate
 from serve_app.api.openai.form import Form, parse_form
-from serve_app.api.openai.once import Once, Ticket
+from serve_app.api.openai.once import Once
+from serve_app.api.openai.ticket import Ticket
 from serve_app.api.order import Order, read_order
 from serve_app.api.painting import WatchAll, paint_all
 from serve_app.api.quoting import shorten_name
@@ -33,14 +34,19 @@ _IMAGE_PARTS = ("image", "image[]")
 
 
 class Images:
-    """Answers both routes."""
+    """Answers both routes.
 
-    def __init__(self, intake: Intake) -> None:
+    Args:
+        intake: reads requests.
+        once: knows retries again.
+    """
+
+    def __init__(self, intake: Intake, once: Once) -> None:
         self._intake = intake
         self._front = intake.front
         self.generation_fields = generation_fields(intake.fields)
         self.edit_fields = edit_fields(intake.fields)
-        self.once = Once()
+        self._once = once
 
     async def generations(self, request: Request) -> Response:
         """From a text.
@@ -105,10 +111,10 @@ class Images:
         async def paint(
             watch: WatchAll | None = None, joined: Callable[[int], None] = lambda seed: None
         ) -> list[Painted]:
-            return await self.once.paint(
+            return await self._once.paint(
                 ticket,
                 order.pictures[0].seed,
-                lambda: paint_all(front.painter, order.pictures, wishes, watch),
+                lambda seed: paint_all(front.painter, order.seeded(seed), wishes, watch),
                 joined,
             )
 
