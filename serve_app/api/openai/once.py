@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.errors import bad_value
 from serve_app.api.openai.ledger import Found, Ledger
@@ -167,6 +168,8 @@ class Once:
 class AttemptsMiddleware:
     """Lets ``once`` know of the attempts that end before they have a ticket.
 
+    Not of those that were told not to come again, as they do not.
+
     Args:
         app: the application inside.
         once: is told.
@@ -181,9 +184,16 @@ class AttemptsMiddleware:
         if scope["type"] != "http" or scope["path"] not in ROUTES:
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request, final = Request(scope), False
+
+        async def watched(message: Message) -> None:
+            nonlocal final
+            if message["type"] == "http.response.start":
+                final = Headers(raw=message["headers"]).get("X-Should-Retry") == "false"
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, watched)
         finally:
-            if not getattr(request.state, "ticketed", False):
+            if not final and not getattr(request.state, "ticketed", False):
                 self._once.failed_early(request)
