@@ -38,8 +38,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     config["applications"][0]["args"]["ingress"] = {"replicas": 2}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    others = len(replica_processes("Ingress"))  # of the service that the whole run shares
     with serving(path, port) as running:
-        wait_for("both", lambda: len(replica_processes("Ingress")) == 2, 30)
+        wait_for("both", lambda: len(replica_processes("Ingress")) == others + 2, 60)
         wait_for("both to know", lambda: all(is_up(running.client) for _ in range(MANY)), 30)
         yield running
 
