@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# A body that has not arrived by then counts as slow.
-GRACE_S = 1.0
+# A body that has not arrived by then counts as slow: longer than one takes that was sent at once
+# through a proxy with hundreds of requests in its hands.
+GRACE_S = 5.0
+# Where the event loop is so late itself, the body may be here and unread.
+_LATE_S = 0.1
 # Of the requests that an ingress replica takes at once.
 _SHARE, _SHARE_OF_ONE = 4, 16
 
@@ -19,10 +22,12 @@ class Reading:
     """One body being read.
 
     Attributes:
+        timer: ends its grace.
         slow: it is counted.
         refused: it was one too many; its time limit has been set to now.
     """
 
+    timer: asyncio.TimerHandle | None = None
     slow: bool = False
     refused: bool = False
 
@@ -46,18 +51,29 @@ class SlowBodies:
     @contextmanager
     def reading(self, caller: str, limit: asyncio.Timeout) -> Iterator[Reading]:
         """Read a body of ``caller`` inside; ``limit`` ends when it is slow and one too many."""
-        reading, loop = Reading(), asyncio.get_running_loop()
-        timer = loop.call_later(GRACE_S, self._is_slow, caller, reading, limit)
+        reading = Reading()
+        self._give_grace(caller, reading, limit)
         try:
             yield reading
         finally:
-            timer.cancel()
+            if reading.timer is not None:
+                reading.timer.cancel()
             if reading.slow:
                 self._callers[caller] -= 1
                 if not self._callers[caller]:
                     del self._callers[caller]
 
+    def _give_grace(self, caller: str, reading: Reading, limit: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        reading.timer = loop.call_later(GRACE_S, self._is_slow, caller, reading, limit)
+
     def _is_slow(self, caller: str, reading: Reading, limit: asyncio.Timeout) -> None:
+        if (
+            reading.timer is not None
+            and asyncio.get_running_loop().time() - reading.timer.when() > _LATE_S
+        ):
+            self._give_grace(caller, reading, limit)
+            return
         if len(self) >= self._most or self._callers[caller] >= self._most_of_one:
             reading.refused = True
             if not limit.expired():

@@ -20,7 +20,7 @@ from tests.moto_server import NAMESPACE, REGION, MotoServer
 HUB, DAMAGED = "hub", "damaged"
 SPARE = "spare_card"  # their node's
 REPO, WEIGHTS = "someone/hat", "hat.safetensors"
-BODY_TIMEOUT_S = 5
+BODY_TIMEOUT_S = 15
 # Fewer than a run's pictures, so that an outage of CloudWatch makes some of them too many.
 _MOST_WAITING = 100
 _ENGINE = {"threads": 1, "deterministic": True, "max_rows": 4}

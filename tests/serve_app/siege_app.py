@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from deployments.messages import ImageRequest
+from serve_app.api import slow_bodies
 from serve_app.api.application import create_app
 from serve_app.api.front import Front, default_work
 from serve_app.routing.directory import PoolDirectory
@@ -26,7 +27,7 @@ from tests.serve_app.conftest import (
 )
 
 GOOD_KEY, GREEDY_KEY = "im-good", "im-greedy"
-BODY_TIMEOUT_S = 3
+BODY_TIMEOUT_S, GRACE_S = 3, 1.0
 # So that there are more slow bodies than places: 64 of 256 may be slow, 16 by one caller.
 PLACES, SLOW_PLACES = 256, 16
 PAINT_S = 0.05
@@ -68,6 +69,7 @@ def settings() -> Settings:
 
 def main(port: int) -> None:
     """Serve, with the options of Serve's own proxy."""
+    slow_bodies.GRACE_S = GRACE_S  # the siege is short
     made, states = settings(), {"cpu": PoolState(ready=1, status="HEALTHY")}
     front = Front(
         settings=made,

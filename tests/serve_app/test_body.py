@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -215,3 +216,24 @@ def test_shorten_survives_any_depth() -> None:
     for _ in range(100_000):
         value = [value]
     assert shorten(value) == "[[[[...]]]]"
+
+
+async def test_a_body_is_not_slow_because_the_ingress_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_module, "GRACE_S", 0.05)
+    slow, never, soon = SlowBodies(1), asyncio.Event(), asyncio.Event()
+    bodies = JsonBodies(LimitSettings(), slow, CountingPool(1))
+
+    async def one(then: asyncio.Event) -> Any:
+        async with bodies.open(from_address("192.0.2.1", then)) as body:
+            return body
+
+    first = asyncio.create_task(one(never))  # has the only place for slow bodies
+    await asyncio.sleep(0.2)
+    assert len(slow) == 1
+    second = asyncio.create_task(one(soon))
+    await asyncio.sleep(0.01)
+    time.sleep(0.4)  # noqa: ASYNC251 - the event loop stands still, as under a burst of requests
+    asyncio.get_running_loop().call_soon(soon.set)  # it had come meanwhile
+    assert await second == {"prompt": "a"}
+    never.set()
+    await first
