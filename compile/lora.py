@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compile.hub import HubError, ask
+from compile.hub import ATTEMPTS, HubError, ask
 from compile.manifest import LoraRecord, sha256
 from compile.snapshot import Snapshot, SnapshotError, local_folder
 
@@ -43,8 +43,12 @@ class Lora:
     scale: float = 1.0
 
 
-def find(lora: Lora) -> Path:
+def find(lora: Lora, attempts: int = ATTEMPTS) -> Path:
     """The adapter's one file, downloaded if it is on the Hub.
+
+    Args:
+        lora: which.
+        attempts: how often the Hub is asked at most.
 
     Raises:
         LoraError: there is none, there are several, or there is none but pickles.
@@ -70,7 +74,11 @@ def find(lora: Lora) -> Path:
     api, what = HfApi(), f"fetching {name} of {lora.source}"
     try:
         return Path(
-            ask(what, lambda: api.hf_hub_download(lora.source, name, revision=lora.revision))
+            ask(
+                what,
+                lambda: api.hf_hub_download(lora.source, name, revision=lora.revision),
+                attempts,
+            )
         )
     except (OSError, HubError) as error:
         raise LoraError(f"{lora.source!r} does not load: {error}") from error

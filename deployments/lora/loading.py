@@ -79,7 +79,8 @@ def add_adapters(pipe: Pipeline, loras: Sequence[LoraOptions], fused: bool) -> A
 
 def _load(pipe: Pipeline, lora: LoraOptions, how: Callable[[Any, Path, str], None] = load) -> None:
     try:
-        how(pipe, find(described(lora)), lora.name)
+        # Asked once: a replica says why it waits before it tries again (``deployments.patience``).
+        how(pipe, find(described(lora), attempts=1), lora.name)
     except LoraError as error:
         raise ModelError(f"loras.{lora.name}: {error}") from error
 
