@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.chaos.shared import Shared
+from tests.chaos.shared import DAMAGED, HUB, Shared
 from tests.chaos.stand import (
     BACK_WITHIN_S,
     POOLS,
@@ -258,7 +258,7 @@ def test_prices_profiles_policy_and_stickiness_change_live_and_a_lost_pool_is_un
     fresh.configure(
         slo_s=29,
         policy="cost",
-        prices={"alpha": 1, "beta": 2, "gamma": 4},
+        prices={"alpha": 1, "beta": 2, "gamma": 4, HUB: 9, DAMAGED: 9},
         profiles={pool: {"latency_s": 1, "images_per_minute": 60} for pool in POOLS},
         stickiness={"duration_s": 60},
     )
