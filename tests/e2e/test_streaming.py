@@ -67,11 +67,11 @@ def test_steps_previews_and_the_same_picture_as_without(service: Service) -> Non
 
 def test_several_pictures_and_inpainting(service: Service) -> None:
     fields = {"image": start_picture(), "mask": start_picture(), "num_inference_steps": 10}
-    events = stream(service, n=2, seed=5, width=96, output_format="webp", **fields)
+    events = stream(service, n=2, seed=5, width=96, **fields)
     name, done = events[-1]
     assert name == "done"
     assert [item["seed"] for item in done["data"]] == [5, 6]
-    plain = service.post(n=2, seed=5, width=96, output_format="webp", **fields).json()
+    plain = service.post(n=2, seed=5, width=96, **fields).json()
     for index, item in enumerate(plain["data"]):
         assert pixels(picture(done, index)).shape == (64, 96, 3)
         assert_same_picture(picture(done, index), base64.b64decode(item["b64_json"]))
