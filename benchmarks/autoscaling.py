@@ -60,6 +60,7 @@ WHY = {
     " served until others had nodes, 4 minutes later",
     "flash-crowd": "what came in the 4 minutes until new replicas were ready had to wait, whoever"
     " scales; the replicas that then worked it off were dear",
+    "seed-rule": "the equal split itself is nearer the bound here than elsewhere, and later",
     "spot-reclaim-gpus": "the three GPU units cost nearly the same a picture, so that even a"
     " perfect choice among them at equal load saves 14 %",
 }
