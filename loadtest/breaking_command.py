@@ -117,8 +117,10 @@ async def _measure(
         )
         partial = await _with_progress(search, console)
         result = await search.result(asked, partial=partial)
-        config = _merged(result, shown, live)
-        _write(result, config, out, console)
+        # What was measured is kept, whatever the dashboard says.
+        _write(result, out, console)
+        if result.changes:
+            _write_settings(result, _merged(result, shown, live), live is not None, out, console)
         if partial:
             return Exit.INTERRUPTED
         if options.apply and live is not None and result.changes:
@@ -217,7 +219,7 @@ def _merged(result: Result, shown: dict[str, Any], live: LiveConfig | None) -> d
     return config
 
 
-def _write(result: Result, config: dict[str, Any], out: Path, console: Console) -> None:
+def _write(result: Result, out: Path, console: Console) -> None:
     Console().print(result.table())
     for name, why in result.failed.items():
         console.print(f"{name}: not measured: {why}", style="red", markup=False)
@@ -228,18 +230,28 @@ def _write(result: Result, config: dict[str, Any], out: Path, console: Console) 
     if result.proposals:
         plot(result, out / "breaking-point.png")
         files.append("breaking-point.png")
-    if result.changes:
-        head = [
-            f"Measured {result.load['started_at']} at {result.load['url']}: p"
-            f"{result.load['percentile']:g} within {result.load['slo_ms']:g} ms.",
-            "The ingress deployment's user_config; take it as it is.",
-        ]
-        if result.partial:
-            head.append("PARTIAL: the search was interrupted.")
-        text = settings_yaml(config, head)
-        (out / "user_config.yaml").write_text(text, encoding="utf-8")
-        files.append("user_config.yaml")
     console.print(f"{out}: {', '.join(files)}", highlight=False)
+
+
+def _write_settings(
+    result: Result, config: dict[str, Any], whole: bool, out: Path, console: Console
+) -> None:
+    head = [
+        f"Measured {result.load['started_at']} at {result.load['url']}: p"
+        f"{result.load['percentile']:g} within {result.load['slo_ms']:g} ms.",
+        "The ingress deployment's user_config; take it as it is."
+        if whole
+        else "For the ingress deployment's user_config: what /pools shows of it. Keep the rest"
+        " (admission, fairness, recovery, ...) that yours has, or ask with --dashboard.",
+    ]
+    if result.partial:
+        head.append("PARTIAL: the search was interrupted.")
+    text = settings_yaml(config, head)
+    (out / "user_config.yaml").write_text(text, encoding="utf-8")
+    console.print(f"{out}: user_config.yaml", highlight=False)
+    if config.get("policy", "weighted") != "weighted":
+        note = f"policy is {config['policy']}: the proposed weights rule only under weighted"
+        console.print(note, style="yellow", markup=False, highlight=False)
 
 
 def _percent(text: str) -> float:

@@ -58,15 +58,19 @@ class Fleet:
         Raises:
             Unreachable: not even the first look succeeds.
         """
-        self.add(await service.pools(), 0.0)
+        pools = await service.pools()
+        self.add(pools, 0.0)
         last = time.monotonic()
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            try:
-                pools = await service.pools()
-            except Unreachable:
-                self.missed += 1
-                continue
-            now = time.monotonic()
-            self.add(pools, now - last)
-            last = now
+        try:
+            while True:
+                await asyncio.sleep(PERIOD_S)
+                try:
+                    pools = await service.pools()
+                except Unreachable:
+                    self.missed += 1
+                    continue
+                now = time.monotonic()
+                self.add(pools, now - last)
+                last = now
+        finally:  # what has passed since the last look is paid for as well
+            self.add(pools, time.monotonic() - last)

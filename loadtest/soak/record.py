@@ -97,6 +97,7 @@ class Record:
                 ("files", MOST_FILES),
                 ("threads", MOST_THREADS),
             ):
+                # A process that was not there early has grown by all that it is.
                 grown = _median(late, name, what) - _median(early, name, what)
                 if grown > allowed:
                     found.append(f"{name}: {what} grew by {grown:.0f} (allowed: {allowed:.0f})")
@@ -105,13 +106,16 @@ class Record:
             for some in (early, late)
             if any(s.objects is not None for s in some)
         ]
-        if len(objects) == 2 and objects[1] - objects[0] > MOST_OBJECTS:
+        if len(objects) < 2:
+            found.append("Ray did not tell how many objects it holds")
+        elif objects[1] - objects[0] > MOST_OBJECTS:
             found.append(f"Ray objects grew from {objects[0]:.0f} to {objects[1]:.0f}")
         return [*found, *self._slower()]
 
     def _slower(self) -> Iterator[str]:
         windows = self.windows()
         if len(windows) < WINDOWS:
+            yield f"in {WINDOWS - len(windows)} of {WINDOWS} stretches no picture came"
             return
         early, late = _ends(windows)
         before = statistics.median(one["p50_s"] for one in early)
@@ -139,4 +143,4 @@ def _ends(items: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
 
 def _median(samples: Sequence[Sample], name: str, what: str) -> float:
     values = [getattr(s.processes[name], what) for s in samples if name in s.processes]
-    return float(statistics.median(values)) if values else float("inf")
+    return float(statistics.median(values)) if values else 0.0

@@ -166,7 +166,7 @@ def test_no_two_requests_have_the_same_prompt() -> None:
 
 def test_model_time_is_the_phases_or_the_pipelines() -> None:
     ours = "queue;dur=1.0, encode;dur=2, denoise;dur=3, decode;dur=4, total;dur=99"
-    assert model_ms(ours) == 10
+    assert model_ms(ours) == 9
     assert model_ms("pipeline;dur=7.5") == 7.5
     with pytest.raises(KeyError):
         model_ms("other;dur=1")

@@ -28,7 +28,7 @@ SLO_S = 2.0
 PRICES = {"cheap": 0.5, "dear": 2.0}
 REQUEST = {"prompt": "a b c", "num_inference_steps": STEPS, "guidance_scale": 4.0}
 # A replica starts anew on this machine, beside others that start and work.
-START_S = 120.0
+START_S = 240.0
 
 
 class Load(threading.Thread):

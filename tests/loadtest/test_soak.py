@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,28 @@ def test_flat_is_flat() -> None:
 def test_what_grows_is_named(what: str) -> None:
     (problem,) = spoilt(what).problems()
     assert what in problem
+
+
+def test_a_process_that_comes_late_has_grown_by_all_it_is() -> None:
+    record = flat()
+    for sample in record.samples[LOOKS // 2 :]:
+        sample.processes["stray"] = Size(resident=5000, unique=1, files=9000, threads=1)  # type: ignore[index]
+    problems = record.problems()
+    assert any("stray: resident grew by 5000" in problem for problem in problems)
+    assert any("stray: files grew by 9000" in problem for problem in problems)
+
+
+def test_what_could_not_be_looked_at_is_not_flat() -> None:
+    record = flat()
+    record.samples = [replace(sample, objects=None) for sample in record.samples]
+    assert record.problems() == ["Ray did not tell how many objects it holds"]
+
+
+def test_a_stretch_without_pictures_is_named() -> None:
+    record = flat()
+    record.latencies = [(at, took) for at, took in record.latencies if not 1200 < at <= 1900]
+    (problem,) = record.problems()
+    assert "stretches no picture came" in problem
 
 
 def test_windows_hold_every_picture_once() -> None:
