@@ -109,6 +109,7 @@ async def test_a_pool_goes_to_zero_and_comes_back(fresh: Shared) -> None:
         for at, pools in seen
         if at > gone_at[0] and not pools["alpha"]["available"]
     ]
+    assert known, "the ingress has not seen that it is gone"
     late = known[0][0] - gone_at[0]
     print(f"\nthe ingress knew {late:.2f} s after Serve had no replica of it")
     assert late < 10.0
