@@ -66,13 +66,17 @@ $(OPENAI_1): $(STAMP)
 serve: $(STAMP)
 	PYTHONPATH=. exec $(BIN)/serve run $(CONFIG)
 
+# Processes that share the tests that no Ray cluster is started for.
+WORKERS ?= 2
+
 test: $(STAMP) $(OPENAI_1)
-	$(BIN)/python -m pytest -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE) \
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE) \
 		--junitxml=$(REPORTS)/fast.xml
 	$(BIN)/python -m pytest -m "e2e and not slow" --junitxml=$(REPORTS)/e2e.xml
 
 slow: $(STAMP) $(OLDER)
-	$(BIN)/python -m pytest -m slow --junitxml=$(REPORTS)/slow.xml
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not e2e" --junitxml=$(REPORTS)/slow.xml
+	$(BIN)/python -m pytest -m "slow and e2e" --junitxml=$(REPORTS)/chaos.xml
 
 # Did the runs before this one prove what docs/guarantees.md promises?
 guarantees: $(STAMP)
