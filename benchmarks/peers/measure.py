@@ -191,8 +191,8 @@ class Measurer:
             outcome = asyncio.run(client.closed_loop(orders, 1))
             beyond = np.subtract(outcome.latencies, outcome.models)
             measured = told(outcome) | {
-                "beyond_ms": round(float(np.median(beyond)), 2),
-                "model_ms": round(float(np.median(outcome.models)), 2),
+                "beyond_ms": [round(float(ms), 2) for ms in beyond],
+                "model_ms": [round(ms, 2) for ms in outcome.models],
             }
         elif kind in ("equal", "mixed"):
             orders = mixed(effort.requests, 7 + turn)
@@ -213,9 +213,8 @@ class Measurer:
             many = asyncio.run(client.closed_loop([Order(i) for i in range(500)], 32))
             pss, _ = server.memory_mb()
             measured = {
-                "alone_ms": round(float(np.median(alone.latencies)), 2),
-                "rate": round(many.rate, 1),
-                "errors": alone.errors + many.errors,
+                "alone": told(alone),
+                "many": told(many),
                 "cold_s": round(server.cold_s, 1),
                 "pss_mb": round(pss),
             }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.peers.contestants import OURS, PLAIN
-from benchmarks.peers.results import Results
+from benchmarks.peers.lateness import late
+from benchmarks.peers.results import Cell, Results
 
 
 @dataclass(frozen=True)
@@ -23,25 +25,36 @@ class Value:
         """Of nothing there is none."""
         if not values:
             return None
-        return cls(float(np.mean(values)), (max(values) - min(values)) / 2)
+        spread = (max(values) - min(values)) / 2 if math.isfinite(max(values)) else math.inf
+        return cls(float(np.mean(values)), spread)
 
     def text(self, digits: int) -> str:
         """As tables show it."""
+        if not math.isfinite(self.mean):
+            return "∞"
         return f"{self.mean:.{digits}f} ± {self.spread:.{digits}f}"
+
+
+def figure(cell: Cell, key: str) -> float:
+    """One number of a cell; of one for each request the median, errors being infinitely late."""
+    found = cell[key]
+    return late(found, len(cell["errors"]), 50)[0] if isinstance(found, list) else float(found)
 
 
 def value(results: Results, kind: str, server: str, key: str) -> Value | None:
     """One number of a server's cells."""
-    return Value.of([float(cell[key]) for cell in results.of(kind, server)])
+    return Value.of([figure(cell, key) for cell in results.of(kind, server)])
 
 
 def percentiles(results: Results, kind: str, server: str) -> tuple[float, float, float] | None:
-    """p50, p95 and p99 in milliseconds over the requests of all turns."""
-    latencies = [ms for cell in results.of(kind, server) for ms in cell["latencies_ms"]]
-    if not latencies:
+    """p50, p95 and p99 in milliseconds over the requests of all turns; errors never came."""
+    cells = results.of(kind, server)
+    latencies = [ms for cell in cells for ms in cell["latencies_ms"]]
+    errors = sum(len(cell["errors"]) for cell in cells)
+    if not latencies and not errors:
         return None
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-    return float(p50), float(p95), float(p99)
+    p50, p95, p99 = late(latencies, errors, 50, 95, 99)
+    return p50, p95, p99
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class Verdict:
 
     Attributes:
         goal: what was asked for.
-        measured: the figure; ``None``: not measured.
+        measured: the figure; ``None``: not measured; no number: the others' is infinite.
         limit: what it is held against.
         at_least: whether more is better.
     """
@@ -62,16 +75,21 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """``met``, ``missed`` or ``not measured``."""
+        """``met``, ``missed``, ``not decided`` or ``not measured``."""
         if self.measured is None:
             return "not measured"
+        if math.isnan(self.measured):
+            return "not decided"
         met = self.measured >= self.limit if self.at_least else self.measured <= self.limit
         return "met" if met else "missed"
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """``above ÷ below`` where both were measured."""
-    return above / below if above is not None and below else None
+    """``above ÷ below`` where both were measured; no number where ``below`` is an error's."""
+    if above is None or not below:
+        return None
+    # What fails is no yardstick: 0 would be a win over it.
+    return above / below if math.isfinite(below) else math.nan
 
 
 def static(results: Results) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-
-import numpy as np
 
 from benchmarks.peers.contestants import (
     OURS,
     OURS_LEAN,
     PLAIN,
 )
+from benchmarks.peers.lateness import late
 from benchmarks.peers.measure import LOADS
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
     best,
     best_percentile,
+    figure,
     percentiles,
     ratio,
     static,
@@ -32,8 +33,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def number(found: float | None, digits: int = 2) -> str:
-    """A figure, or that there is none."""
-    return ABSENT if found is None else f"{found:,.{digits}f}"
+    """A figure, or that there is none; ∞ where it is an error's."""
+    if found is None or math.isnan(found):
+        return ABSENT
+    return "∞" if math.isinf(found) else f"{found:,.{digits}f}"
 
 
 def saturated(results: Results) -> list[str]:
@@ -95,19 +98,17 @@ def loads(results: Results) -> list[str]:
         for server in results.servers(kind):
             found = percentiles(results, kind, server)
             if found is None:
-                rows.append([f"{load} %", server, *[ABSENT] * 6, "all"])
                 continue
             p50, p95, p99 = found
-            cells = results.of(kind, server)
-            medians = [float(np.median(c["latencies_ms"])) for c in cells if c["latencies_ms"]]
+            medians = [figure(cell, "latencies_ms") for cell in results.of(kind, server)]
             rows.append(
                 [
                     f"{load} %",
                     server,
-                    f"{p50:,.0f}",
-                    f"{min(medians):,.0f} to {max(medians):,.0f}",
-                    f"{p95:,.0f}",
-                    f"{p99:,.0f}",
+                    number(p50, 0),
+                    f"{number(min(medians), 0)} to {number(max(medians), 0)}",
+                    number(p95, 0),
+                    number(p99, 0),
                     number(ratio(p50, p50s)),
                     number(ratio(p95, p95s)),
                     str(errors(results, [kind], server)),
@@ -122,7 +123,7 @@ def loads(results: Results) -> list[str]:
         f"Open loop, Poisson arrivals, mixed steps, the same for all. 100 % is {offered:.1f}"
         f" images/s, what the best static batching did in the first turn. A cell has some {count}"
         " requests a turn at the highest load, so that p99 rests on a few requests. One at a time"
-        " cannot carry more than the first load.",
+        " cannot carry more than the first load. A request that failed counts as infinitely late.",
         "",
         *table((*head, "p95 ÷ best static", "errors"), rows),
     ]
@@ -220,9 +221,9 @@ def _growth(results: Results, kind: str, key: str, head: str, said: str) -> list
         row = [cell["server"]]
         for name in names:
             one = cell[key][name]
-            p95 = np.percentile(one["latencies_ms"], 95) if one["latencies_ms"] else float("nan")
+            (p95,) = late(one["latencies_ms"], len(one["errors"]), 95)
             wrong = f", {len(one['errors'])} errors" if one["errors"] else ""
-            row.append(f"{one['rate']:.1f}/s, {p95:,.0f} ms{wrong}")
+            row.append(f"{one['rate']:.1f}/s, {number(p95, 0)} ms{wrong}")
         rows.append(row)
     heads = [head.format(name) for name in names]
     return [f"{said} Images a second, and p95.", "", *table(["server", *heads], rows)]
@@ -236,11 +237,11 @@ def light(results: Results) -> list[str]:
     rows = [
         [
             cell["server"],
-            f"{cell['alone_ms']:.1f}",
-            f"{cell['rate']:,.0f}",
+            number(figure(cell["alone"], "latencies_ms"), 1),
+            f"{cell['many']['rate']:,.0f}",
             f"{cell['cold_s']:.0f}",
             f"{cell['pss_mb']:,}",
-            str(len(cell["errors"])),
+            str(len(cell["alone"]["errors"]) + len(cell["many"]["errors"])),
         ]
         for cell in cells
     ]

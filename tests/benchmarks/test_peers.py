@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from benchmarks.batcher import Batcher
 from benchmarks.peers.contestants import OURS, OURS_HAPROXY, PLAIN, Contestant, our_config
+from benchmarks.peers.lateness import late
 from benchmarks.peers.load import Client, Order, check_picture, model_ms
 from benchmarks.peers.measure import WEIGHTS, Effort, Measurer, arrivals, mixed
 from benchmarks.peers.processes import URL, StartError, kind_of, running
@@ -42,14 +44,15 @@ def made_up(path: Path) -> Results:
             measured = {"latencies_ms": [100.0, 200.0], "errors": []}
             for kind in ("equal", "mixed"):
                 results.add(kind, server, turn, rate=rate + turn, **measured)
-            results.add("alone", server, turn, beyond_ms=2.0 + place, model_ms=9.0, **measured)
+            alone = {"beyond_ms": [2.0 + place], "model_ms": [9.0]}
+            results.add("alone", server, turn, **alone, **measured)
             results.add(
                 "start", server, turn,
                 cold_s=4.0 + place, processes=place, pss_mb=400 + place, rss_mb=500, by_kind={},
             )  # fmt: skip
             p50 = 200.0 if server == OURS else 500.0 + place
             for load in (50, 80, 95):
-                latencies = {"latencies_ms": [p50, p50, 400.0 + 2 * p50], "errors": ["HTTP 503"]}
+                latencies = {"latencies_ms": [p50, p50, 400.0 + 2 * p50], "errors": []}
                 results.add(f"load {load}", server, turn, rate=4.0, offered=load / 10, **latencies)
     return results
 
@@ -92,12 +95,43 @@ def test_a_limit_itself_is_met(measured: float, at_least: bool, word: str) -> No
 
 def test_percentiles_are_over_all_turns_and_spread_over_their_means(tmp_path: Path) -> None:
     results = Results(tmp_path / "r.json")
-    results.add("load 80", OURS, 0, latencies_ms=[100.0, 200.0])
-    results.add("load 80", OURS, 1, latencies_ms=[300.0])
+    results.add("load 80", OURS, 0, latencies_ms=[100.0, 200.0], errors=[])
+    results.add("load 80", OURS, 1, latencies_ms=[300.0], errors=[])
     assert percentiles(results, "load 80", OURS) == (200.0, 290.0, 298.0)
     assert percentiles(results, "load 50", OURS) is None
     assert Value.of([1.0, 4.0]) == Value(2.5, 1.5)
     assert Value.of([]) is None
+    assert Value.of([1.0, math.inf]) == Value(math.inf, math.inf)
+
+
+def test_errors_are_infinitely_late() -> None:
+    answered = [float(ms) for ms in range(1, 20)]
+    assert late(answered, 0, 50, 100) == (10.0, 19.0)
+    assert late(answered, 1, 50, 90, 95) == (10.5, pytest.approx(18.1), math.inf)
+    assert late([5.0], 2, 0, 50) == (5.0, math.inf)
+    assert late([], 3, 50) == late([], 0, 50) == (math.inf,)
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        ({OURS}, {"missed"}),
+        ({STATIC}, {"met"}),  # the other one is the best then
+        ({STATIC, OTHER}, {"not decided"}),
+        ({OURS, STATIC, OTHER}, {"not decided"}),
+    ],
+)
+def test_a_server_that_fails_wins_nothing_and_is_no_yardstick(
+    tmp_path: Path, failing: set[str], words: set[str]
+) -> None:
+    results = made_up(tmp_path / "r.json")
+    for cell in results.cells:
+        if cell["server"] in failing and "errors" in cell:
+            cell["latencies_ms"], cell["errors"] = [1.0], ["HTTP 503"] * 3
+    goals = {name: one for name, one in found(results).items() if "load" in name}
+    assert {one.word for one in goals.values()} == words
+    text = page(results, tmp_path / "picture.png")
+    assert "∞ | ∞ to ∞ | ∞ | ∞ |" in text.partition("## Latency")[2].partition("\n## ")[0]
 
 
 def test_results_are_kept_cell_by_cell_and_resumed(tmp_path: Path) -> None:
