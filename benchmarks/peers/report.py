@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.peers.contestants import (
 )
 from benchmarks.peers.measure import LOADS, STEPS, WEIGHTS
 from benchmarks.peers.results import Results
-from benchmarks.peers.summary import best, value, verdicts
+from benchmarks.peers.summary import best, value
 from benchmarks.peers.tables import (
     alone,
     concurrency,
@@ -30,6 +31,10 @@ from benchmarks.peers.tables import (
     sizes,
     table,
 )
+from benchmarks.peers.verdicts import Verdict, verdicts
+
+# Turns below which an interval is said to be a guess.
+FEW = 6
 
 
 def page(results: Results, picture: Path) -> str:
@@ -93,16 +98,36 @@ def goals(results: Results) -> list[str]:
         (
             one.goal,
             f"{'≥' if one.at_least else '≤'} {one.limit:g}",
-            number(one.measured),
+            interval(one),
             one.word,
-            number(two.measured),
+            interval(two),
             two.word,
         )
         for one, two in zip(first, second, strict=True)
     ]
     head = ("ratio", "goal", OURS, "", OURS_HAPROXY, "")
-    note = f"“{OURS_HAPROXY}” is the same service with Ray's throughput settings on as well."
+    note = (
+        "Ours over the best other's of the same turn, geometric means over the turns; in brackets"
+        " their 95 % interval (turns drawn again with replacement). A goal inside of it is within"
+        " noise: neither met nor missed."
+    )
+    turns = max((v.measured.pairs for v in (*first, *second) if v.measured), default=0)
+    if 1 < turns < FEW:
+        # Of n even draws all lie on one side of their median with 2 × 2^-n.
+        note += (
+            f" {turns} turns are few: their whole range holds the true ratio in"
+            f" {1 - 2 ** (1 - turns):.0%} of cases at most, so “met” and “missed” are that sure."
+        )
+    note += f" “{OURS_HAPROXY}” is the same service with Ray's throughput settings on as well."
     return [*table(head, rows), note, ""]
+
+
+def interval(verdict: Verdict) -> str:
+    """The ratio, and between what it lies if there is more than one turn."""
+    found = verdict.measured
+    if found is None or found.pairs == 1 or not math.isfinite(found.mean):
+        return number(found.mean if found else None)
+    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def better(results: Results) -> list[str]:
@@ -119,7 +144,7 @@ def better(results: Results) -> list[str]:
     for verdict in verdicts(results):
         if verdict.word == "missed":
             reason = next((why for word, why in reasons.items() if word in verdict.goal), "")
-            goal = f"{verdict.goal}: {number(verdict.measured)}, goal {verdict.limit:g}"
+            goal = f"{verdict.goal}: {interval(verdict)}, goal {verdict.limit:g}"
             lines.append(f"* {goal}. {reason[:1].upper()}{reason[1:]}.")
     cold, least = (
         value(results, "start", OURS, "cold_s"),
