@@ -1,7 +1,8 @@
 """``python -m benchmarks.peers``: everything for docs/benchmarks.md, 25 minutes on two cores.
 
 Needs ``make peers``. Cells are kept in ``benchmarks/peers.json`` as they come: what was cut is
-continued by ``--resume``, and the page is written from what there is. Parts can be run alone.
+continued by ``--resume``, if code, versions and hardware are still the same. The page is written
+from what there is. Parts can be run alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.peers.contestants import ROOT
 from benchmarks.peers.figure import draw
 from benchmarks.peers.measure import LIGHT, Effort, Measurer
 from benchmarks.peers.report import page
-from benchmarks.peers.results import Results, conditions
+from benchmarks.peers.results import MixedError, Results, conditions
 
 PARTS = ("curve", "saturated", "loads", "light")
 RESULTS = ROOT / "benchmarks" / "peers.json"
@@ -81,8 +82,12 @@ def main() -> None:
     # A time limit from outside then ends as Ctrl-C does: servers stopped, the page written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True)
-    results = Results.open(args.results, args.resume)
-    results.conditions = results.conditions or conditions(peer_versions())
+    try:
+        results = Results.open(args.results, args.resume, conditions(peer_versions()))
+    except MixedError as error:
+        raise SystemExit(
+            f"{error}. Begin anew without --resume, or with other --results."
+        ) from None
     folder = ROOT / "build" / "peers"
     folder.mkdir(parents=True, exist_ok=True)
     effort = Effort(requests=args.requests, seconds=args.seconds)

@@ -68,10 +68,11 @@ def conditions(results: Results) -> list[str]:
     turns = 1 + max((cell["turn"] for cell in results.cells), default=0)
     many = "one turn" if turns == 1 else f"{turns} turns, every other one in reverse order"
     return [
-        f"`make bench-peers`, {found['date']}, {found['cores']}"
-        f" cores of {found['cpu']}, Python {found['python']}, {versions}. Load of the machine"
-        f" before the run: {found['load_before']}.",
+        f"`make bench-peers`, {' and '.join(results.under('date')) or found['date']},"
+        f" {found['cores']} cores of {found['cpu']}, Python {found['python']}, {versions}. Code"
+        f" {found['code']}. Load of the machine before the run: {found['load_before']}.",
         "",
+        *mixing(results),
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
@@ -89,6 +90,15 @@ def conditions(results: Results) -> list[str]:
         " lets anything else on the machine go first).",
         "",
     ]
+
+
+def mixing(results: Results) -> list[str]:
+    """That cells were not measured under the same conditions, if so."""
+    mixed = {key: results.under(key) for key in ("date", "code", "hardware")}
+    told = [f"{key} ({', '.join(found)})" for key, found in mixed.items() if len(found) > 1]
+    if not told:
+        return []
+    return [f"**Mixed:** cells differ in {' and '.join(told)}; a turn may pair unlike ones.", ""]
 
 
 def goals(results: Results) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from benchmarks.peers.load import Client, Order, check_picture, model_ms
 from benchmarks.peers.measure import WEIGHTS, Effort, Measurer, arrivals, mixed
 from benchmarks.peers.processes import URL, StartError, kind_of, running
 from benchmarks.peers.report import page
-from benchmarks.peers.results import Results
+from benchmarks.peers.results import MixedError, Results, code
 from benchmarks.peers.summary import Value, percentiles, ratio
 from benchmarks.peers.verdicts import Verdict, verdicts
 
@@ -33,6 +35,7 @@ def made_up(path: Path) -> Results:
         path,
         {
             "date": "2026-01-01",
+            "code": "abc",
             "cores": 2,
             "cpu": "none",
             "python": "3.11",
@@ -171,17 +174,63 @@ def test_a_server_that_fails_wins_nothing_and_is_no_yardstick(
 
 
 def test_results_are_kept_cell_by_cell_and_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    results = Results.open(path, resume=True)
-    results.conditions = {"date": "2026-01-01"}
+    path, here = tmp_path / "r.json", {"date": "2026-01-01", "code": "abc", "cores": 2}
+    results = Results.open(path, True, here)
     results.add("mixed", STATIC, 0, rate=1.0)
     results.add("mixed", STATIC, 0, rate=2.0)
-    again = Results.open(path, resume=True)
+    again = Results.open(path, True, here | {"date": "2026-01-02"})
     assert [cell["rate"] for cell in again.of("mixed", STATIC)] == [2.0]
-    assert again.conditions == {"date": "2026-01-01"}
+    assert again.conditions == here
     assert again.has("mixed", STATIC, 0)
     assert not again.has("mixed", STATIC, 1)
-    assert Results.open(path, resume=False).cells == []
+    assert Results.open(path, False, here).cells == []
+
+
+@pytest.mark.parametrize("other", [{"code": "abd"}, {"cores": 4}, {"versions": {"ray": "3"}}])
+def test_a_run_is_not_gone_on_with_where_it_would_be_another(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
+    path, here = tmp_path / "r.json", {"code": "abc", "cores": 2, "versions": {"ray": "2"}}
+    Results.open(path, False, here).add("mixed", STATIC, 0, rate=1.0)
+    key, now = next(iter(other.items()))
+    with pytest.raises(MixedError, match=re.escape(f"{key}: {here[key]} then, {now} now")):
+        Results.open(path, True, here | other)
+
+
+def test_each_cell_says_what_it_was_measured_under_and_the_page_marks_a_mixture(
+    tmp_path: Path,
+) -> None:
+    results = made_up(tmp_path / "r.json")
+    assert results.cells[0]["under"]["code"] == "abc"
+    assert results.cells[0]["under"]["hardware"] == "2 cores of none"
+    assert "Mixed:" not in page(results, tmp_path / "picture.png")
+    results.cells[0]["under"]["date"] = "2026-01-01"
+    text = page(results, tmp_path / "picture.png")
+    assert "**Mixed:** cells differ in date (2026-01-01, " in text
+
+
+def test_the_code_is_that_of_what_is_measured(tmp_path: Path) -> None:
+    def git(*command: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
+
+    assert code(tmp_path) == "unknown"
+    git("init")
+    git("config", "user.name", "x")
+    git("config", "user.email", "x@example.org")
+    (tmp_path / "deployments").mkdir()
+    measured, page = tmp_path / "deployments" / "engine.py", tmp_path / "page.md"
+
+    def commit(path: Path, text: str) -> str:
+        path.write_text(text)
+        git("add", ".")
+        git("commit", "-m", "x")
+        return code(tmp_path)
+
+    first = commit(measured, "1")
+    assert commit(page, "other") == first
+    measured.write_text("edited")
+    assert code(tmp_path).startswith(f"{first} and edits ")
+    assert commit(measured, "2") != first
 
 
 def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
