@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers``: everything for docs/benchmarks.md, 25 minutes on two cores.
+"""``python -m benchmarks.peers``: everything for docs/benchmarks.md, half an hour on two cores.
 
 Needs ``make peers``. Cells are kept in ``benchmarks/peers.json`` as they come: what was cut is
 continued by ``--resume``, if code, versions and hardware are still the same. The page is written
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="servers take turns, so many times")
     parser.add_argument("--requests", type=int, default=Effort.requests, help="of saturated cells")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of open-loop cells")
-    parser.add_argument("--minutes", type=float, default=25, help="start nothing new after that")
+    parser.add_argument("--minutes", type=float, default=35, help="start nothing new after that")
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)

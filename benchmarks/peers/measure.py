@@ -16,9 +16,6 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.peers.contestants import (
-    BY_HAND,
-    LITSERVE,
-    OURS,
     OURS_LEAN,
     PLAIN,
     ROOT,
@@ -36,11 +33,11 @@ LOADS = (50, 80, 95)
 # there are: three are few.
 STEPS, WEIGHTS = (4, 8, 16), (0.3, 0.5, 0.2)
 CONCURRENCY = (1, 8, 64, 512)
+FEWEST, ROUNDS = 64, 2  # one-step pictures in all, and by each client
 SIDES = {64: 16, 128: 16, 256: 8}  # pixels, and how many pictures
 # Pools and ingress replicas.
 LIGHT = ((1, 1), (10, 1), (10, 4), (50, 1))
 STOCK = "the stock pipeline"
-GROWING = (OURS, BY_HAND, LITSERVE)
 
 
 @dataclass(frozen=True)
@@ -107,10 +104,10 @@ class Measurer:
     def saturated(self, contestant: Contestant, turn: int) -> None:
         """Start, memory, one client, and as much as it can do."""
         kinds = ["start", "alone", "equal", "mixed"]
+        if turn == 0:
+            kinds += ["concurrency", "size"]
         if contestant.name == OURS_LEAN:
             kinds = ["start"]
-        if turn == 0 and contestant.name in GROWING:
-            kinds += ["concurrency", "size"]
         self._run(contestant, turn, kinds)
 
     def loaded(self, contestant: Contestant, turn: int) -> None:
@@ -225,7 +222,9 @@ class Measurer:
     def _by_clients(self, numbers: Sequence[int]) -> dict[str, dict[str, object]]:
         found: dict[str, dict[str, object]] = {}
         for clients in numbers:
-            orders = [Order(seed, steps=1) for seed in range(max(clients, 64))]
+            # One round is a burst: no client would wait for its answer before it asks again.
+            count = max(FEWEST, ROUNDS * clients)
+            orders = [Order(seed, steps=1) for seed in range(count)]
             outcome = asyncio.run(self._client.closed_loop(orders, clients))
             found[str(clients)] = told(outcome)
         return found

@@ -11,7 +11,7 @@ from benchmarks.peers.contestants import (
     PLAIN,
 )
 from benchmarks.peers.lateness import late
-from benchmarks.peers.measure import LOADS
+from benchmarks.peers.measure import CONCURRENCY, FEWEST, LOADS, ROUNDS, SIDES
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
     best,
@@ -202,12 +202,21 @@ def memory(results: Results) -> list[str]:
 
 def concurrency(results: Results) -> list[str]:
     """One-step pictures by clients."""
-    return _growth(results, "concurrency", "by_clients", "{} clients", "One step, closed loop.")
+    few = [str(clients) for clients in CONCURRENCY if ROUNDS * clients <= FEWEST]
+    many = [str(clients) for clients in CONCURRENCY if ROUNDS * clients > FEWEST]
+    said = (
+        "One step, closed loop, the first turn only. All clients start at once, and each asks again"
+        f" when it was answered: {FEWEST} requests in all by {' and '.join(few)}, {ROUNDS} by each"
+        f" of {' and '.join(many)}, so that these are nearly bursts: their p95 is about as long as"
+        " all clients' first requests take."
+    )
+    return _growth(results, "concurrency", "by_clients", "{} clients", said)
 
 
 def sizes(results: Results) -> list[str]:
     """Pictures of other sizes."""
-    said = "Eight steps; 16 pictures at once, 8 of the largest."
+    counts = ", ".join(f"{count} of {side}×{side}" for side, count in SIDES.items())
+    said = f"Eight steps, bursts in the first turn only, all asked for at once: {counts}."
     return _growth(results, "size", "by_side", "{0}×{0}", said)
 
 

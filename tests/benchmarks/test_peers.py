@@ -16,10 +16,18 @@ from PIL import Image
 
 from benchmarks.batcher import Batcher
 from benchmarks.paired import Ratio
-from benchmarks.peers.contestants import OURS, OURS_HAPROXY, PLAIN, Contestant, our_config
+from benchmarks.peers.contestants import (
+    OTHERS,
+    OURS,
+    OURS_HAPROXY,
+    OURS_LEAN,
+    PLAIN,
+    Contestant,
+    our_config,
+)
 from benchmarks.peers.lateness import late
-from benchmarks.peers.load import Client, Order, check_picture, model_ms
-from benchmarks.peers.measure import WEIGHTS, Effort, Measurer, arrivals, mixed
+from benchmarks.peers.load import Client, Order, Outcome, check_picture, model_ms
+from benchmarks.peers.measure import CONCURRENCY, WEIGHTS, Effort, Measurer, arrivals, mixed
 from benchmarks.peers.processes import URL, StartError, kind_of, running
 from benchmarks.peers.report import page
 from benchmarks.peers.results import MixedError, Results, code
@@ -248,6 +256,16 @@ def test_the_page_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert "Not measured." in light
 
 
+def test_the_page_says_what_grows_how(tmp_path: Path) -> None:
+    results = made_up(tmp_path / "r.json")
+    told = {"rate": 9.0, "latencies_ms": [5.0] * 19, "errors": []}
+    failed = told | {"errors": ["HTTP 503"]}
+    results.add("concurrency", OURS, 0, by_clients={"1": told, "512": failed})
+    text = page(results, tmp_path / "picture.png")
+    assert "64 requests in all by 1 and 8, 2 by each of 64 and 512" in text
+    assert f"| {OURS} | 9.0/s, 5 ms | 9.0/s, ∞ ms, 1 errors |" in text
+
+
 def test_the_batch_curve_is_shown_by_its_gain(tmp_path: Path) -> None:
     results = made_up(tmp_path / "r.json")
     results.add("curve", "the stock pipeline", 0, images_per_s={"1": 8.0, "8": 20.0})
@@ -262,6 +280,31 @@ def test_capacity_is_the_best_static_batching_of_the_first_turn(tmp_path: Path) 
     empty = Measurer(Results(tmp_path / "none"), Effort(), tmp_path, None)  # type: ignore[arg-type]
     with pytest.raises(LookupError, match="run the part 'saturated' first"):
         _ = empty.capacity
+
+
+def test_all_peers_grow_and_every_client_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measurer = Measurer(Results(tmp_path / "r.json"), Effort(), tmp_path, None)  # type: ignore[arg-type]
+    kinds: dict[tuple[str, int], Sequence[str]] = {}
+    monkeypatch.setattr(
+        measurer, "_run", lambda who, turn, wanted: kinds.update({(who.name, turn): wanted})
+    )
+    for turn in (0, 1):
+        for who in measurer.everyone(turn):
+            measurer.saturated(who, turn)
+    growing = {key for key, wanted in kinds.items() if {"concurrency", "size"} <= set(wanted)}
+    assert growing == {(name, 0) for name in (*OTHERS, OURS, OURS_HAPROXY)}
+    assert kinds[OURS_LEAN, 0] == ["start"]
+
+    class Fake:
+        async def closed_loop(self, orders: list[Order], clients: int) -> Outcome:
+            return Outcome([float(len(orders))] * clients, seconds=1.0)
+
+    monkeypatch.setattr(measurer, "_client", Fake())
+    found = measurer._by_clients(CONCURRENCY)
+    sent = {int(clients): cell["latencies_ms"][0] for clients, cell in found.items()}  # type: ignore[index]
+    assert sent == {1: 64, 8: 64, 64: 128, 512: 1024}
 
 
 def test_orders_and_arrivals_are_the_same_for_all() -> None:
