@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.peers.better import better
 from benchmarks.peers.contestants import (
     COLLECT_S,
     GATHER,
@@ -18,20 +18,17 @@ from benchmarks.peers.contestants import (
 )
 from benchmarks.peers.measure import LOADS, STEPS, WEIGHTS
 from benchmarks.peers.results import Results
-from benchmarks.peers.summary import best, value
 from benchmarks.peers.tables import (
     alone,
     concurrency,
     light,
     loads,
     memory,
-    number,
-    ours,
     saturated,
     sizes,
     table,
 )
-from benchmarks.peers.verdicts import Verdict, verdicts
+from benchmarks.peers.verdicts import verdicts
 
 # Turns below which an interval is said to be a guess.
 FEW = 6
@@ -108,9 +105,9 @@ def goals(results: Results) -> list[str]:
         (
             one.goal,
             f"{'≥' if one.at_least else '≤'} {one.limit:g}",
-            interval(one),
+            one.text,
             one.word,
-            interval(two),
+            two.text,
             two.word,
         )
         for one, two in zip(first, second, strict=True)
@@ -130,56 +127,6 @@ def goals(results: Results) -> list[str]:
         )
     note += f" “{OURS_HAPROXY}” is the same service with Ray's throughput settings on as well."
     return [*table(head, rows), note, ""]
-
-
-def interval(verdict: Verdict) -> str:
-    """The ratio, and between what it lies if there is more than one turn."""
-    found = verdict.measured
-    if found is None or found.pairs == 1 or not math.isfinite(found.mean):
-        return number(found.mean if found else None)
-    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
-
-
-def better(results: Results) -> list[str]:
-    """What others do better, with the figure and the reason."""
-    reasons = {
-        "overhead": "a request passes Serve's proxy and an ingress before the model's process, and"
-        " is routed and validated; a single process has none of these hops",
-        "memory": "Ray's own processes, the proxy and the ingress come on top of the model's",
-        "images/s": "the whole service has more to do per picture than a loop around one pipeline",
-        "p50": "see the table above",
-        "p95": "see the table above",
-    }
-    lines = []
-    for verdict in verdicts(results):
-        if verdict.word == "missed":
-            reason = next((why for word, why in reasons.items() if word in verdict.goal), "")
-            goal = f"{verdict.goal}: {interval(verdict)}, goal {verdict.limit:g}"
-            lines.append(f"* {goal}. {reason[:1].upper()}{reason[1:]}.")
-    cold, least = (
-        value(results, "start", OURS, "cold_s"),
-        best(
-            results,
-            "start",
-            "cold_s",
-            [s for s in results.servers("start") if not ours(s)],
-            least=True,
-        ),
-    )
-    if cold is not None and least is not None and cold.mean > least:
-        lines.append(
-            f"* Cold start: {cold.mean:.1f} s against {least:.1f} s. A cluster starts first, then"
-            " the replica measures its step costs before it calls itself ready."
-        )
-    lines += [
-        "* On a machine without an accelerator, one server process per core, each with its own copy"
-        " of the model, uses all cores; what is compared here has one copy each, as a device has."
-        " Ours does so with `max_replicas` of the CPU pool.",
-        "* Where one request at a time is all there is, a script around the pipeline is as fast and"
-        " far smaller. What the rest buys is company in the batch, more than one kind of device,"
-        " and an answer when one of them is gone.",
-    ]
-    return [*lines, ""]
 
 
 def failed(results: Results) -> list[str]:

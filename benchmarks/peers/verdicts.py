@@ -12,7 +12,10 @@ from benchmarks.paired import Ratio
 from benchmarks.peers.contestants import OURS, PLAIN
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import figure, static
+from benchmarks.peers.tables import number
 
+SATURATED = 1.0  # at least so many times the best static batching
+LATENCIES = {80: (0.5, 0.65), 95: (1.0, 1.0)}  # by load: p50 and p95 at most so many times its own
 _WORDS = {"holds": "met", "does not hold": "missed", "not decided": "within noise"}
 
 
@@ -46,6 +49,14 @@ class Verdict:
             return "one turn only"
         decide = self.measured.at_least if self.at_least else self.measured.at_most
         return _WORDS[decide(self.limit)]
+
+    @property
+    def text(self) -> str:
+        """The ratio, and between what it lies if there is more than one turn."""
+        found = self.measured
+        if found is None or found.pairs == 1 or not math.isfinite(found.mean):
+            return number(found.mean if found else None)
+        return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -90,13 +101,13 @@ def verdicts(results: Results, ours: str = OURS) -> list[Verdict]:
     for kind, steps in (("equal", "equal steps"), ("mixed", "mixed steps")):
         rate = Figure(kind, "rate", more=True)
         for name, rivals, limit in (
-            ("best static batching", batching, 1.0),
+            ("best static batching", batching, SATURATED),
             ("one at a time", [PLAIN], 2.0),
         ):
             goal = f"saturated, {steps}: images/s ÷ {name}"
             rows.append(Verdict(goal, against(results, rate, ours, rivals), limit, True))
-    for load, p50, p95 in ((80, 0.5, 0.65), (95, 1.0, 1.0)):
-        for percent, limit in ((50, p50), (95, p95)):
+    for load, limits in LATENCIES.items():
+        for percent, limit in zip((50, 95), limits, strict=True):
             what = Figure(f"load {load}", "latencies_ms", percent)
             goal = f"{load} % load, mixed steps: p{percent} ÷ best static batching's"
             rows.append(Verdict(goal, against(results, what, ours, batching), limit, False))
