@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import copy
 import dataclasses
+import itertools
 import os
 import platform
 import sys
@@ -61,10 +62,12 @@ async def run(args: argparse.Namespace, console: Console) -> str:
     info = load_model_info(args.model, None)
     backend = create(options)
     d = info.defaults
+    numbers = itertools.count()
 
     def make(index: int, steps: int) -> ImageRequest:
+        # No prompt twice: the engine remembers the latest ones' encodings, a pipeline does not.
         return ImageRequest(
-            request_id=str(index), prompt=f"{index % 9} red circles", negative_prompt="",
+            request_id=str(index), prompt=f"{next(numbers)} red circles", negative_prompt="",
             width=d.width, height=d.height, num_inference_steps=steps,
             guidance_scale=d.guidance_scale, seed=index,
         )  # fmt: skip

@@ -52,5 +52,11 @@ class Ratio:
             return "holds"
         return "does not hold" if self.low > bound else "not decided"
 
+    def at_least(self, bound: float) -> Verdict:
+        """Whether the true ratio is at least ``bound``, as far as these pairs can tell."""
+        if self.low >= bound:
+            return "holds"
+        return "does not hold" if self.high < bound else "not decided"
+
     def __str__(self) -> str:
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"

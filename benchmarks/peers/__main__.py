@@ -1,7 +1,8 @@
-"""``python -m benchmarks.peers``: everything for docs/benchmarks.md, 25 minutes on two cores.
+"""``python -m benchmarks.peers``: everything for docs/benchmarks.md, half an hour on two cores.
 
 Needs ``make peers``. Cells are kept in ``benchmarks/peers.json`` as they come: what was cut is
-continued by ``--resume``, and the page is written from what there is. Parts can be run alone.
+continued by ``--resume``, if code, versions and hardware are still the same. The page is written
+from what there is. Parts can be run alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.peers.contestants import ROOT
 from benchmarks.peers.figure import draw
 from benchmarks.peers.measure import LIGHT, Effort, Measurer
 from benchmarks.peers.report import page
-from benchmarks.peers.results import Results, conditions
+from benchmarks.peers.results import MixedError, Results, conditions
 
 PARTS = ("curve", "saturated", "loads", "light")
 RESULTS = ROOT / "benchmarks" / "peers.json"
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="servers take turns, so many times")
     parser.add_argument("--requests", type=int, default=Effort.requests, help="of saturated cells")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of open-loop cells")
-    parser.add_argument("--minutes", type=float, default=25, help="start nothing new after that")
+    parser.add_argument("--minutes", type=float, default=35, help="start nothing new after that")
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
@@ -81,8 +82,12 @@ def main() -> None:
     # A time limit from outside then ends as Ctrl-C does: servers stopped, the page written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=True)
-    results = Results.open(args.results, args.resume)
-    results.conditions = results.conditions or conditions(peer_versions())
+    try:
+        results = Results.open(args.results, args.resume, conditions(peer_versions()))
+    except MixedError as error:
+        raise SystemExit(
+            f"{error}. Begin anew without --resume, or with other --results."
+        ) from None
     folder = ROOT / "build" / "peers"
     folder.mkdir(parents=True, exist_ok=True)
     effort = Effort(requests=args.requests, seconds=args.seconds)

@@ -70,11 +70,12 @@ def contestants(folder: Path) -> list[Contestant]:
     ]
 
 
-def our_config() -> dict[str, Any]:
-    """``serve_config.yaml`` as it is, but for the port and the number of threads of the rest."""
+def our_config(threads: int | None = 1) -> dict[str, Any]:
+    """``serve_config.yaml`` as it is, but for the port and, if told, the replica's threads."""
     parsed: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text("utf-8"))
     (application,) = parsed["applications"]
-    application["args"]["pools"]["cpu"]["engine"] = {"threads": 1}
+    if threads is not None:
+        application["args"]["pools"]["cpu"]["engine"] = {"threads": threads}
     return config([application])
 
 

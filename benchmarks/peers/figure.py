@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from benchmarks.peers.contestants import OURS, PLAIN
@@ -26,7 +27,13 @@ def draw(results: Results, path: Path) -> None:
             if server == PLAIN:
                 continue  # beyond its capacity from the second load on
             found = [(load, percentiles(results, f"load {load}", server)) for load in LOADS]
-            points = [(load, values[which] / 1000) for load, values in found if values is not None]
+            points = [
+                (load, values[which] / 1000)
+                for load, values in found
+                if values is not None and math.isfinite(values[which])
+            ]
+            if not points:
+                continue  # too many errors: infinitely late
             ours = server.startswith(OURS)
             axis.plot(
                 *zip(*points, strict=True),

@@ -16,9 +16,6 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.peers.contestants import (
-    BY_HAND,
-    LITSERVE,
-    OURS,
     OURS_LEAN,
     PLAIN,
     ROOT,
@@ -36,11 +33,11 @@ LOADS = (50, 80, 95)
 # there are: three are few.
 STEPS, WEIGHTS = (4, 8, 16), (0.3, 0.5, 0.2)
 CONCURRENCY = (1, 8, 64, 512)
+FEWEST, ROUNDS = 64, 2  # one-step pictures in all, and by each client
 SIDES = {64: 16, 128: 16, 256: 8}  # pixels, and how many pictures
 # Pools and ingress replicas.
 LIGHT = ((1, 1), (10, 1), (10, 4), (50, 1))
 STOCK = "the stock pipeline"
-GROWING = (OURS, BY_HAND, LITSERVE)
 
 
 @dataclass(frozen=True)
@@ -107,10 +104,10 @@ class Measurer:
     def saturated(self, contestant: Contestant, turn: int) -> None:
         """Start, memory, one client, and as much as it can do."""
         kinds = ["start", "alone", "equal", "mixed"]
+        if turn == 0:
+            kinds += ["concurrency", "size"]
         if contestant.name == OURS_LEAN:
             kinds = ["start"]
-        if turn == 0 and contestant.name in GROWING:
-            kinds += ["concurrency", "size"]
         self._run(contestant, turn, kinds)
 
     def loaded(self, contestant: Contestant, turn: int) -> None:
@@ -191,8 +188,8 @@ class Measurer:
             outcome = asyncio.run(client.closed_loop(orders, 1))
             beyond = np.subtract(outcome.latencies, outcome.models)
             measured = told(outcome) | {
-                "beyond_ms": round(float(np.median(beyond)), 2),
-                "model_ms": round(float(np.median(outcome.models)), 2),
+                "beyond_ms": [round(float(ms), 2) for ms in beyond],
+                "model_ms": [round(ms, 2) for ms in outcome.models],
             }
         elif kind in ("equal", "mixed"):
             orders = mixed(effort.requests, 7 + turn)
@@ -213,9 +210,8 @@ class Measurer:
             many = asyncio.run(client.closed_loop([Order(i) for i in range(500)], 32))
             pss, _ = server.memory_mb()
             measured = {
-                "alone_ms": round(float(np.median(alone.latencies)), 2),
-                "rate": round(many.rate, 1),
-                "errors": alone.errors + many.errors,
+                "alone": told(alone),
+                "many": told(many),
                 "cold_s": round(server.cold_s, 1),
                 "pss_mb": round(pss),
             }
@@ -226,7 +222,9 @@ class Measurer:
     def _by_clients(self, numbers: Sequence[int]) -> dict[str, dict[str, object]]:
         found: dict[str, dict[str, object]] = {}
         for clients in numbers:
-            orders = [Order(seed, steps=1) for seed in range(max(clients, 64))]
+            # One round is a burst: no client would wait for its answer before it asks again.
+            count = max(FEWEST, ROUNDS * clients)
+            orders = [Order(seed, steps=1) for seed in range(count)]
             outcome = asyncio.run(self._client.closed_loop(orders, clients))
             found[str(clients)] = told(outcome)
         return found

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.peers.better import better
 from benchmarks.peers.contestants import (
     COLLECT_S,
     GATHER,
@@ -17,19 +18,20 @@ from benchmarks.peers.contestants import (
 )
 from benchmarks.peers.measure import LOADS, STEPS, WEIGHTS
 from benchmarks.peers.results import Results
-from benchmarks.peers.summary import best, value, verdicts
 from benchmarks.peers.tables import (
     alone,
     concurrency,
     light,
     loads,
     memory,
-    number,
-    ours,
     saturated,
     sizes,
     table,
 )
+from benchmarks.peers.verdicts import verdicts
+
+# Turns below which an interval is said to be a guess.
+FEW = 6
 
 
 def page(results: Results, picture: Path) -> str:
@@ -63,10 +65,11 @@ def conditions(results: Results) -> list[str]:
     turns = 1 + max((cell["turn"] for cell in results.cells), default=0)
     many = "one turn" if turns == 1 else f"{turns} turns, every other one in reverse order"
     return [
-        f"`make bench-peers`, {found['date']}, {found['cores']}"
-        f" cores of {found['cpu']}, Python {found['python']}, {versions}. Load of the machine"
-        f" before the run: {found['load_before']}.",
+        f"`make bench-peers`, {' and '.join(results.under('date')) or found['date']},"
+        f" {found['cores']} cores of {found['cpu']}, Python {found['python']}, {versions}. Code"
+        f" {found['code']}. Load of the machine before the run: {found['load_before']}.",
         "",
+        *mixing(results),
         "Every server paints with the embedded model (64×64 pixels unless said otherwise), one copy"
         " of it, on one thread, and answers with a PNG of the same compression over HTTP on the"
         f" same port, one server after the other; {many}. The"
@@ -86,6 +89,15 @@ def conditions(results: Results) -> list[str]:
     ]
 
 
+def mixing(results: Results) -> list[str]:
+    """That cells were not measured under the same conditions, if so."""
+    mixed = {key: results.under(key) for key in ("date", "code", "hardware")}
+    told = [f"{key} ({', '.join(found)})" for key, found in mixed.items() if len(found) > 1]
+    if not told:
+        return []
+    return [f"**Mixed:** cells differ in {' and '.join(told)}; a turn may pair unlike ones.", ""]
+
+
 def goals(results: Results) -> list[str]:
     """The verdicts, for the default and with HAProxy."""
     first, second = verdicts(results), verdicts(results, OURS_HAPROXY)
@@ -93,58 +105,28 @@ def goals(results: Results) -> list[str]:
         (
             one.goal,
             f"{'≥' if one.at_least else '≤'} {one.limit:g}",
-            number(one.measured),
+            one.text,
             one.word,
-            number(two.measured),
+            two.text,
             two.word,
         )
         for one, two in zip(first, second, strict=True)
     ]
     head = ("ratio", "goal", OURS, "", OURS_HAPROXY, "")
-    note = f"“{OURS_HAPROXY}” is the same service with Ray's throughput settings on as well."
-    return [*table(head, rows), note, ""]
-
-
-def better(results: Results) -> list[str]:
-    """What others do better, with the figure and the reason."""
-    reasons = {
-        "overhead": "a request passes Serve's proxy and an ingress before the model's process, and"
-        " is routed and validated; a single process has none of these hops",
-        "memory": "Ray's own processes, the proxy and the ingress come on top of the model's",
-        "images/s": "the whole service has more to do per picture than a loop around one pipeline",
-        "p50": "see the table above",
-        "p95": "see the table above",
-    }
-    lines = []
-    for verdict in verdicts(results):
-        if verdict.word == "missed":
-            reason = next((why for word, why in reasons.items() if word in verdict.goal), "")
-            goal = f"{verdict.goal}: {number(verdict.measured)}, goal {verdict.limit:g}"
-            lines.append(f"* {goal}. {reason[:1].upper()}{reason[1:]}.")
-    cold, least = (
-        value(results, "start", OURS, "cold_s"),
-        best(
-            results,
-            "start",
-            "cold_s",
-            [s for s in results.servers("start") if not ours(s)],
-            least=True,
-        ),
+    note = (
+        "Ours over the best other's of the same turn, geometric means over the turns; in brackets"
+        " their 95 % interval (turns drawn again with replacement). A goal inside of it is within"
+        " noise: neither met nor missed."
     )
-    if cold is not None and least is not None and cold.mean > least:
-        lines.append(
-            f"* Cold start: {cold.mean:.1f} s against {least:.1f} s. A cluster starts first, then"
-            " the replica measures its step costs before it calls itself ready."
+    turns = max((v.measured.pairs for v in (*first, *second) if v.measured), default=0)
+    if 1 < turns < FEW:
+        # Of n even draws all lie on one side of their median with 2 × 2^-n.
+        note += (
+            f" {turns} turns are few: their whole range holds the true ratio in"
+            f" {1 - 2 ** (1 - turns):.0%} of cases at most, so “met” and “missed” are that sure."
         )
-    lines += [
-        "* On a machine without an accelerator, one server process per core, each with its own copy"
-        " of the model, uses all cores; what is compared here has one copy each, as a device has."
-        " Ours does so with `max_replicas` of the CPU pool.",
-        "* Where one request at a time is all there is, a script around the pipeline is as fast and"
-        " far smaller. What the rest buys is company in the batch, more than one kind of device,"
-        " and an answer when one of them is gone.",
-    ]
-    return [*lines, ""]
+    note += f" “{OURS_HAPROXY}” is the same service with Ray's throughput settings on as well."
+    return [*table(head, rows), note, ""]
 
 
 def failed(results: Results) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-
-import numpy as np
 
 from benchmarks.peers.contestants import (
     OURS,
     OURS_LEAN,
     PLAIN,
 )
-from benchmarks.peers.measure import LOADS
+from benchmarks.peers.lateness import late
+from benchmarks.peers.measure import CONCURRENCY, FEWEST, LOADS, ROUNDS, SIDES
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
     best,
     best_percentile,
+    figure,
     percentiles,
     ratio,
     static,
@@ -32,8 +33,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def number(found: float | None, digits: int = 2) -> str:
-    """A figure, or that there is none."""
-    return ABSENT if found is None else f"{found:,.{digits}f}"
+    """A figure, or that there is none; ∞ where it is an error's."""
+    if found is None or math.isnan(found):
+        return ABSENT
+    return "∞" if math.isinf(found) else f"{found:,.{digits}f}"
 
 
 def saturated(results: Results) -> list[str]:
@@ -95,19 +98,17 @@ def loads(results: Results) -> list[str]:
         for server in results.servers(kind):
             found = percentiles(results, kind, server)
             if found is None:
-                rows.append([f"{load} %", server, *[ABSENT] * 6, "all"])
                 continue
             p50, p95, p99 = found
-            cells = results.of(kind, server)
-            medians = [float(np.median(c["latencies_ms"])) for c in cells if c["latencies_ms"]]
+            medians = [figure(cell, "latencies_ms") for cell in results.of(kind, server)]
             rows.append(
                 [
                     f"{load} %",
                     server,
-                    f"{p50:,.0f}",
-                    f"{min(medians):,.0f} to {max(medians):,.0f}",
-                    f"{p95:,.0f}",
-                    f"{p99:,.0f}",
+                    number(p50, 0),
+                    f"{number(min(medians), 0)} to {number(max(medians), 0)}",
+                    number(p95, 0),
+                    number(p99, 0),
                     number(ratio(p50, p50s)),
                     number(ratio(p95, p95s)),
                     str(errors(results, [kind], server)),
@@ -122,7 +123,7 @@ def loads(results: Results) -> list[str]:
         f"Open loop, Poisson arrivals, mixed steps, the same for all. 100 % is {offered:.1f}"
         f" images/s, what the best static batching did in the first turn. A cell has some {count}"
         " requests a turn at the highest load, so that p99 rests on a few requests. One at a time"
-        " cannot carry more than the first load.",
+        " cannot carry more than the first load. A request that failed counts as infinitely late.",
         "",
         *table((*head, "p95 ÷ best static", "errors"), rows),
     ]
@@ -201,12 +202,21 @@ def memory(results: Results) -> list[str]:
 
 def concurrency(results: Results) -> list[str]:
     """One-step pictures by clients."""
-    return _growth(results, "concurrency", "by_clients", "{} clients", "One step, closed loop.")
+    few = [str(clients) for clients in CONCURRENCY if ROUNDS * clients <= FEWEST]
+    many = [str(clients) for clients in CONCURRENCY if ROUNDS * clients > FEWEST]
+    said = (
+        "One step, closed loop, the first turn only. All clients start at once, and each asks again"
+        f" when it was answered: {FEWEST} requests in all by {' and '.join(few)}, {ROUNDS} by each"
+        f" of {' and '.join(many)}, so that these are nearly bursts: their p95 is about as long as"
+        " all clients' first requests take."
+    )
+    return _growth(results, "concurrency", "by_clients", "{} clients", said)
 
 
 def sizes(results: Results) -> list[str]:
     """Pictures of other sizes."""
-    said = "Eight steps; 16 pictures at once, 8 of the largest."
+    counts = ", ".join(f"{count} of {side}×{side}" for side, count in SIDES.items())
+    said = f"Eight steps, bursts in the first turn only, all asked for at once: {counts}."
     return _growth(results, "size", "by_side", "{0}×{0}", said)
 
 
@@ -220,9 +230,9 @@ def _growth(results: Results, kind: str, key: str, head: str, said: str) -> list
         row = [cell["server"]]
         for name in names:
             one = cell[key][name]
-            p95 = np.percentile(one["latencies_ms"], 95) if one["latencies_ms"] else float("nan")
+            (p95,) = late(one["latencies_ms"], len(one["errors"]), 95)
             wrong = f", {len(one['errors'])} errors" if one["errors"] else ""
-            row.append(f"{one['rate']:.1f}/s, {p95:,.0f} ms{wrong}")
+            row.append(f"{one['rate']:.1f}/s, {number(p95, 0)} ms{wrong}")
         rows.append(row)
     heads = [head.format(name) for name in names]
     return [f"{said} Images a second, and p95.", "", *table(["server", *heads], rows)]
@@ -236,11 +246,11 @@ def light(results: Results) -> list[str]:
     rows = [
         [
             cell["server"],
-            f"{cell['alone_ms']:.1f}",
-            f"{cell['rate']:,.0f}",
+            number(figure(cell["alone"], "latencies_ms"), 1),
+            f"{cell['many']['rate']:,.0f}",
             f"{cell['cold_s']:.0f}",
             f"{cell['pss_mb']:,}",
-            str(len(cell["errors"])),
+            str(len(cell["alone"]["errors"]) + len(cell["many"]["errors"])),
         ]
         for cell in cells
     ]

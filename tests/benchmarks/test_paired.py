@@ -30,6 +30,8 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 )
 def test_verdicts(low: float, high: float, verdict: Verdict) -> None:
     assert Ratio(mean=(low + high) / 2, low=low, high=high, pairs=9).at_most(1.05) == verdict
+    inverse = Ratio(mean=2 / (low + high), low=1 / high, high=1 / low, pairs=9)
+    assert inverse.at_least(1 / 1.05) == verdict
 
 
 def test_pairs_must_be_pairs() -> None:
