@@ -70,7 +70,7 @@ serve: $(STAMP)
 WORKERS ?= 2
 
 test: $(STAMP) $(OPENAI_1)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE) \
+	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder -m "not e2e and not slow" --cov --cov-report=term --cov-fail-under=$(COVERAGE) \
 		--junitxml=$(REPORTS)/fast.xml
 	$(BIN)/python -m pytest -m "e2e and not slow" --junitxml=$(REPORTS)/e2e.xml
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,3 +22,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return folder or super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """One identifier for each of Schemathesis' operations: xdist runs one test of each.
+
+    Under pytest 9.2 all of a function's have the function's.
+    """
+    label = getattr(item, "operation_label", None)
+    if label is not None and not item.nodeid.endswith("]"):
+        item._id = replace(item.id, params=label)
