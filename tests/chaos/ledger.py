@@ -21,7 +21,7 @@ class Entry:
         retried: requests that the service sent to a pool a second time.
         resent: requests that clients sent again, with the same key, after a broken connection.
         lost: without any answer.
-        duplicated: painted once more without a reason.
+        duplicated: sent to a pool once more without a reason; 0 where that is not counted.
         wrong: answered with another picture than the known one.
         seconds: how long it took.
     """
