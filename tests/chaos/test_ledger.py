@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Entry, Ledger, scenarios
 from tests.chaos.stand import Outcome, Stand
 
 MADE_UP = "made up"
@@ -45,3 +45,16 @@ def test_one_sent_too_often_is_not_set_off_by_one_lost(idle: Stand) -> None:
     with pytest.raises(AssertionError):
         idle.check(MADE_UP, outcome)
     assert (idle.ledger.total.duplicated, idle.ledger.total.lost) == (1, 1)
+
+
+def test_what_a_test_enters_is_known_before_it_runs() -> None:
+    found = scenarios(Path(__file__).parent)
+    assert found["test_a_nodes_clock_jumps"] == {"clock an hour forward", "clock two hours back"}
+    assert sum(map(len, found.values())) >= 25
+    assert not {"test_retry_after_is_honest"} & found.keys()
+
+
+def test_what_was_not_run_is_told(tmp_path: Path) -> None:
+    ledger = Ledger([Entry(MADE_UP, 1, answered=1)], {"test_x": "no such disk here"})
+    ledger.write(tmp_path)
+    assert "**NOT RUN**: test_x: no such disk here" in (tmp_path / "chaos.md").read_text("utf-8")
