@@ -22,6 +22,7 @@ from tests.e2e import tiny_model
 from tests.e2e.conftest import replica_processes, wait_for
 
 POOLS = ("alpha", "beta", "gamma")
+INGRESS = "Ingress"
 REQUESTS = 500
 AT_ONCE = 16
 # Of a replica that starts anew on this machine while others work.
