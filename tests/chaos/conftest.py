@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -31,15 +31,28 @@ def ledger(pytestconfig: pytest.Config) -> Iterator[Ledger]:
     kept.write(REPORT)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what was skipped: a report without it would look whole."""
+    report = yield
+    kept = item.config.stash.get(_LEDGER, None)
+    if report.skipped and kept is not None:
+        assert isinstance(report.longrepr, tuple)
+        kept.skipped[item.name] = report.longrepr[2].removeprefix("Skipped: ")
+    return report
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Show the table, whatever else the run shows."""
     kept = config.stash.get(_LEDGER, None)
-    if kept is not None and kept.entries:
+    if kept is not None and (kept.entries or kept.skipped):
         terminalreporter.section(f"chaos: {REPORT / 'chaos.md'}")
         for row in kept.rows():
-            terminalreporter.write_line(row)
+            terminalreporter.write_line(row, red="NOT RUN" in row)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -21,7 +22,7 @@ class Entry:
         retried: requests that the service sent to a pool a second time.
         resent: requests that clients sent again, with the same key, after a broken connection.
         lost: without any answer.
-        duplicated: painted once more without a reason.
+        duplicated: sent to a pool once more without a reason; 0 where that is not counted.
         wrong: answered with another picture than the known one.
         seconds: how long it took.
     """
@@ -41,9 +42,15 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """All scenarios so far."""
+    """All scenarios so far.
+
+    Attributes:
+        entries: what was run.
+        skipped: what could not be run here, a test or a scenario of one, and why.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Keep one."""
@@ -63,10 +70,39 @@ class Ledger:
         for entry in [*self.entries, self.total]:
             values = asdict(entry) | {"seconds": f"{entry.seconds:.1f}"}
             yield "| " + " | ".join(str(value) for value in values.values()) + " |"
+        if self.skipped:
+            yield ""
+        for what, why in self.skipped.items():
+            yield f"**NOT RUN**: {what}: {why}"
 
     def write(self, folder: Path) -> None:
         """``chaos.json`` and ``chaos.md``."""
         folder.mkdir(parents=True, exist_ok=True)
-        found = {"scenarios": [asdict(e) for e in self.entries], "total": asdict(self.total)}
+        found = {
+            "scenarios": [asdict(e) for e in self.entries],
+            "total": asdict(self.total),
+            "skipped": self.skipped,
+        }
         (folder / "chaos.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         (folder / "chaos.md").write_text("\n".join(self.rows()) + "\n", encoding="utf-8")
+
+
+def scenarios(folder: Path) -> dict[str, set[str]]:
+    """Test -> the scenarios that it enters, for each test of ``folder`` that enters any.
+
+    Read from the source, so that one that was never reached is missed.
+    """
+    found = {}
+    for path in sorted(folder.glob("test_*.py")):
+        for function in ast.parse(path.read_text("utf-8")).body:
+            names = {
+                str(call.args[0].value)
+                for call in ast.walk(function)
+                if isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr == "check"
+                and isinstance(call.args[0], ast.Constant)
+            }
+            if names and isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[function.name] = names
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from compile.exporters import create_exporter
 from compile.manifest import ModelRecord
 from compile.snapshot import content_digest
 from tests.chaos.hardship import SmallDisk
-from tests.chaos.stand import POOLS, Stand, resource, serve_config
+from tests.chaos.stand import BACK_WITHIN_S, INGRESS, POOLS, Stand, resource, serve_config
 from tests.compile.builds import make_build
+from tests.e2e.conftest import wait_for
 from tests.hub_server import Hub, add_folder
 from tests.moto_server import NAMESPACE, REGION, MotoServer
 
@@ -43,14 +45,26 @@ class Shared(Stand):
     hub_port: int
     folder: Path
 
-    def set_environment(self, pool: str, **more: str) -> None:
-        """More environment variables for the pool's replicas, which are replaced for it."""
-        self.deployment(pool)["ray_actor_options"] = {
-            "num_cpus": 0,
-            "resources": {resource(pool): 1},
-            "runtime_env": {"env_vars": _THREADS | more},
-        }
+    def set_environment(self, *deployments: str, **more: str) -> None:
+        """More environment variables for their replicas, which are replaced for it."""
+        for name in deployments:
+            self.deployment(name)["ray_actor_options"] = actor_options(name, **more)
         self.deploy()
+
+    def renew(self, counts: Mapping[str, int], **more: str) -> None:
+        """The same for these, and wait until each has so many replicas, all of them new."""
+        before = self.replica_ids()
+        self.scale(**{name: count for name, count in counts.items() if name != INGRESS})
+        self.set_environment(*counts, **more)
+
+        def renewed() -> bool:
+            now = self.replica_ids()
+            return all(
+                len(now[name]) == count and not {*now[name]} & {*before[name]}
+                for name, count in counts.items()
+            )
+
+        wait_for("new replicas", renewed, BACK_WITHIN_S)
 
     def fill_hub(self, hub: Hub) -> None:
         """Give ``hub`` the adapter, under the branch that the pool names."""
@@ -58,6 +72,15 @@ class Shared(Stand):
         source.mkdir(exist_ok=True)
         write_adapter(source / WEIGHTS)
         add_folder(hub, REPO, source)
+
+
+def actor_options(name: str, **more: str) -> dict[str, Any]:
+    """What Ray is told of a replica of the ingress or of a pool that serves."""
+    return {
+        "num_cpus": 0,
+        "resources": {"front": 0.1} if name == INGRESS else {resource(name): 1},
+        "runtime_env": {"env_vars": _THREADS | more},
+    }
 
 
 def write_adapter(path: Path) -> None:
@@ -115,8 +138,10 @@ def make_config(
             }
         },
     }
-    entry = next(one for one in application["deployments"] if one["name"] == HUB)
-    entry["ray_actor_options"] = beside | {
+    entries = {one["name"]: one for one in application["deployments"]}
+    for name in (INGRESS, *POOLS):  # so that `renew` can put it back
+        entries[name]["ray_actor_options"] = actor_options(name)
+    entries[HUB]["ray_actor_options"] = beside | {
         "runtime_env": {
             "env_vars": _THREADS
             | {

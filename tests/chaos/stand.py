@@ -22,6 +22,7 @@ from tests.e2e import tiny_model
 from tests.e2e.conftest import replica_processes, wait_for
 
 POOLS = ("alpha", "beta", "gamma")
+INGRESS = "Ingress"
 REQUESTS = 500
 AT_ONCE = 16
 # Of a replica that starts anew on this machine while others work.
@@ -57,8 +58,9 @@ class Outcome:
 
     Attributes:
         count: requests: the seeds from 0.
-        answers: status, body and pool by seed; each request has one answer or left.
+        answers: status, body and pool by seed; each request has one answer, left or was lost.
         left: requests whose client left.
+        lost: requests that got no answer, by seed: what came instead.
         seconds: how long the run took.
         sent: requests that were sent to pools, those sent again counted again.
         retried: requests that were sent again.
@@ -68,6 +70,7 @@ class Outcome:
     count: int
     answers: dict[int, httpx.Response] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
+    lost: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     sent: int = 0
     retried: int = 0
@@ -193,10 +196,13 @@ class Stand:
                             answer = await asked
                     except TimeoutError:
                         outcome.left.add(seed)
+                    except httpx.TransportError as error:
+                        # Not raised: the others go on, and the ledger shall hear of it.
+                        outcome.lost[seed] = repr(error)
                     else:
                         assert seed not in outcome.answers
                         outcome.answers[seed] = answer
-                if len(outcome.answers) + len(outcome.left) >= due:
+                if len(outcome.answers) + len(outcome.left) + len(outcome.lost) >= due:
                     reached.set()
 
             async with asyncio.TaskGroup() as group:
@@ -233,7 +239,7 @@ class Stand:
             if answer.status_code == 200 and picture(answer) != self.pictures[seed]
         ]
         # None was painted twice but for a retry; those that left may not have been sent at all.
-        whole = counted and set(outcome.statuses) == {200} and not outcome.left
+        whole = counted and outcome.statuses == {200: outcome.count}
         entry = Entry(
             scenario,
             outcome.count,
@@ -250,7 +256,7 @@ class Stand:
         self.ledger.add(entry)
         print(f"\n{entry}, {dict(outcome.statuses)}, by pool {dict(outcome.pools)}")
         assert set(outcome.statuses) <= {200} | refused, outcome.statuses
-        assert (wrong, entry.lost, entry.duplicated) == ([], 0, 0)
+        assert (wrong, entry.lost, entry.duplicated) == ([], 0, 0), outcome.lost
 
     def learn(self, count: int = REQUESTS) -> None:
         """Every picture, painted alone (one at a time) by one pool."""

@@ -164,7 +164,7 @@ async def test_a_replica_hangs(fresh: Shared) -> None:
         process.resume()
 
     def probe() -> bool:  # probes are requests: someone must ask
-        asyncio.run(fresh.run())
+        fresh.check("hung pool probed", asyncio.run(fresh.run()))
         return fresh.all_up()
 
     await asyncio.to_thread(wait_for, "gamma in rotation", probe, BACK_WITHIN_S)
@@ -249,7 +249,9 @@ def test_an_ingress_that_restarts_under_a_bad_configuration_keeps_the_last_good_
 async def test_a_hot_weight_change_rules_the_next_request(fresh: Shared) -> None:
     before = fresh.replica_ids()
     fresh.configure(slo_s=24, weights={"alpha": 1, "beta": 0, "gamma": 0})
-    assert set((await fresh.run()).pools) == {"alpha"}
+    outcome = await fresh.run()
+    fresh.check("all weight on one pool", outcome)
+    assert set(outcome.pools) == {"alpha"}
     fresh.configure(slo_s=25, weights={"alpha": 0, "beta": 1, "gamma": 3})
     outcome = await fresh.run()
     fresh.check("weights changed", outcome)

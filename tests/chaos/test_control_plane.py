@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import httpx
 import psutil
 import pytest
 
 from tests.chaos.shared import Shared
-from tests.chaos.stand import request
+from tests.chaos.stand import BACK_WITHIN_S, INGRESS, Outcome, request
 from tests.e2e.conftest import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -56,11 +57,10 @@ async def test_an_ingress_replica_is_killed(fresh: Shared) -> None:
     print(f"asked again after {dict(ask.resent)}")
     assert ask.resent.total() > 0, "nothing was under way there"
     # With nothing broken, a key that is known is not painted again.
-    await fresh.run(count=20, ask=ask, counted=False)
+    assert (await fresh.run(count=20, ask=ask, counted=False)).statuses == {200: 20}
     before = fresh.counts()
-    again = await fresh.run(count=20, ask=ask)
+    assert (await fresh.run(count=20, ask=ask)).statuses == {200: 20}
     assert fresh.counts() == before
-    assert all(answer.status_code == 200 for answer in again.answers.values())
 
 
 def controller() -> psutil.Process:
@@ -93,6 +93,27 @@ async def test_the_controller_is_killed(fresh: Shared) -> None:
     fresh.check("configured by the new controller", outcome)
     assert set(outcome.pools) == {"alpha"}
     assert fresh.replica_ids() == before
+
+
+async def test_a_pool_of_two_and_then_the_ingress_are_updated(fresh: Shared) -> None:
+    """Replica after replica, and the one front door: requests come all the while."""
+    fresh.add_node("gamma")  # a second one, which stays
+    fresh.renew({"gamma": 2, INGRESS: 1}, UPDATED="beforehand")
+
+    async def updated(counts: dict[str, int]) -> AsyncIterator[Outcome]:
+        """To what all others run, so that nothing is left to be put back."""
+        update = asyncio.create_task(asyncio.to_thread(fresh.renew, counts))
+        while not update.done():
+            # Few at once: new replicas start on the same cores.
+            yield await fresh.run(count=50, at_once=6, counted=INGRESS not in counts)
+        await update
+
+    async for outcome in updated({"gamma": 2}):
+        fresh.check("pool of two updated", outcome)
+    async for outcome in updated({INGRESS: 1}):
+        fresh.check("ingress updated", outcome, counted=False)
+    fresh.scale(gamma=1)
+    wait_for("one replica", lambda: len(fresh.replica_ids()["gamma"]) == 1, BACK_WITHIN_S)
 
 
 async def test_configs_come_wrong_and_then_right(fresh: Shared) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, scenarios
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
@@ -16,10 +16,11 @@ AT_LEAST = 5000
 def test_no_request_of_the_suite_was_lost_duplicated_or_wrong(
     ledger: Ledger, request: pytest.FixtureRequest
 ) -> None:
-    files = set(Path(__file__).parent.glob("test_*.py"))
-    missing = files - {item.path for item in request.session.items}
-    if missing or request.config.option.keyword:
+    found = scenarios(Path(__file__).parent)
+    if found.keys() - {item.name for item in request.session.items}:
         pytest.skip("only after the whole suite: make chaos")
+    expected = {name for test in found.keys() - ledger.skipped.keys() for name in found[test]}
+    assert {entry.scenario for entry in ledger.entries} == expected - ledger.skipped.keys()
     total = ledger.total
     assert total.requests >= AT_LEAST
     assert (total.lost, total.duplicated, total.wrong) == (0, 0, 0)

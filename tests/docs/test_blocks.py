@@ -69,6 +69,13 @@ def test_every_block_is_of_a_kind_that_a_test_knows() -> None:
     assert len(RUN) >= 10
 
 
+def test_every_block_is_run_or_says_why_not() -> None:
+    """These are what the tests here and in tests/e2e/test_doc_blocks.py take."""
+    here = {*of("yaml"), *of("python")}
+    on_a_service = {*of("console", service=True), *of("python", service=True)}
+    assert here | on_a_service == set(RUN)
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "console"], ids=named)
 def test_a_shell_block_is_shell(block: Block) -> None:
     checked = subprocess.run(

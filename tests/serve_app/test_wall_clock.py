@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,18 +26,58 @@ ALLOWED = {
 }
 
 
-def wall_clocks(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found = f"{node.value.id}.{node.attr}"
-            if found in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow"):
-                yield found
+WALL_CLOCKS = {
+    *(f"time.{name}" for name in ("time", "time_ns", "clock_gettime", "clock_gettime_ns")),
+    *(f"time.{name}" for name in ("localtime", "gmtime", "ctime", "asctime", "strftime")),
+    *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
+    "datetime.date.today",
+}
+
+
+def wall_clocks(source: str) -> set[str]:
+    """Those that ``source`` names, whatever it calls them."""
+    tree = ast.parse(source)
+    at_home: dict[str, str] = {}  # as it is called here -> as it is called at home
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            at_home |= {one.asname or one.name: one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            at_home |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+
+    def whole(node: ast.AST) -> str:
+        if isinstance(node, ast.Attribute):
+            return f"{whole(node.value)}.{node.attr}"
+        return at_home.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+    return {whole(node) for node in ast.walk(tree)} & WALL_CLOCKS
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time; time.time()",
+        "import time as t; t.time_ns()",
+        "from time import time; time()",
+        "from time import time as now; clock = now",
+        "import datetime; datetime.datetime.now()",
+        "import datetime as dt; dt.date.today()",
+        "from datetime import UTC, datetime; datetime.now(UTC)",
+        "def f():\n    from datetime import datetime as d\n    return d.utcnow()",
+    ],
+)
+def test_every_way_to_look_at_it_is_seen(source: str) -> None:
+    assert len(wall_clocks(source)) == 1
+
+
+def test_other_clocks_are_not_it() -> None:
+    source = "import time\nfrom datetime import datetime\ntime.monotonic()\ndatetime.fromisoformat"
+    assert not wall_clocks(source)
 
 
 def test_only_these_look_at_the_wall_clock() -> None:
     paths = [*(ROOT / "serve_app").rglob("*.py"), *(ROOT / "deployments").rglob("*.py")]
     assert len(paths) > 100
-    found = {str(path.relative_to(ROOT)) for path in paths if list(wall_clocks(path))}
+    found = {str(p.relative_to(ROOT)) for p in paths if wall_clocks(p.read_text("utf-8"))}
     assert found == set(ALLOWED)
 
 
