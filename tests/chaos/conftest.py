@@ -57,12 +57,14 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[None]:
-    """Credentials that open nothing, and metrics that come soon, for all that Ray starts."""
+    """For all that Ray starts: credentials that open nothing, metrics that come soon, no niceness."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        # Else whatever runs beside the tests starves the replicas.
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 

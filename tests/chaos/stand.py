@@ -23,7 +23,7 @@ from tests.e2e.conftest import replica_processes, wait_for
 
 POOLS = ("alpha", "beta", "gamma")
 INGRESS = "Ingress"
-REQUESTS = 500
+REQUESTS = 300
 AT_ONCE = 16
 # Of a replica that starts anew on this machine while others work.
 BACK_WITHIN_S = 120.0

@@ -20,7 +20,7 @@ from tests.e2e.conftest import free_port, is_up, replica_processes, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 NEAR, FAR = "near", "far"
-REQUESTS = 300
+REQUESTS = 200
 
 
 def make_config(folder: Path, port: int, targets: Path) -> dict[str, Any]:

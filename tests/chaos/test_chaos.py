@@ -24,7 +24,7 @@ from tests.e2e.conftest import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 # Predicted wait on every pool: enough to outlast a change of the settings.
-QUEUE_S = 8.0
+QUEUE_S = 6.0
 
 
 def told_back(stand: Shared, began: float) -> None:
@@ -164,7 +164,7 @@ async def test_a_replica_hangs(fresh: Shared) -> None:
         process.resume()
 
     def probe() -> bool:  # probes are requests: someone must ask
-        fresh.check("hung pool probed", asyncio.run(fresh.run()))
+        fresh.check("hung pool probed", asyncio.run(fresh.run(count=50)))
         return fresh.all_up()
 
     await asyncio.to_thread(wait_for, "gamma in rotation", probe, BACK_WITHIN_S)
@@ -186,7 +186,7 @@ async def test_retry_after_is_honest(fresh: Shared) -> None:
     long = {"prompt": "a", "num_inference_steps": 40, "n": 4}
     async with httpx.AsyncClient(base_url=fresh.url, timeout=300) as client:
         # Three pools on these cores are slower than each was alone when it was calibrated.
-        await asyncio.gather(*(client.post("/imagine", json=long) for _ in range(30)))
+        await asyncio.gather(*(client.post("/imagine", json=long) for _ in range(15)))
         queue: list[asyncio.Future[httpx.Response]] = []
 
         def shortest_wait_s() -> float:
@@ -213,7 +213,7 @@ async def test_retry_after_is_honest(fresh: Shared) -> None:
 
 
 async def test_200_clients_leave(fresh: Shared) -> None:
-    leaving = frozenset(range(0, REQUESTS, 5)) | frozenset(range(1, REQUESTS, 5))
+    leaving = frozenset(seed for seed in range(REQUESTS) if seed % 3)
     assert len(leaving) == 200
     outcome = await fresh.run(leaving=leaving)
     fresh.check("200 clients leave", outcome)
@@ -249,7 +249,7 @@ def test_an_ingress_that_restarts_under_a_bad_configuration_keeps_the_last_good_
 async def test_a_hot_weight_change_rules_the_next_request(fresh: Shared) -> None:
     before = fresh.replica_ids()
     fresh.configure(slo_s=24, weights={"alpha": 1, "beta": 0, "gamma": 0})
-    outcome = await fresh.run()
+    outcome = await fresh.run(count=100)
     fresh.check("all weight on one pool", outcome)
     assert set(outcome.pools) == {"alpha"}
     fresh.configure(slo_s=25, weights={"alpha": 0, "beta": 1, "gamma": 3})

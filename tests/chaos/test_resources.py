@@ -16,7 +16,7 @@ from tests.e2e.conftest import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
-REQUESTS = 250
+REQUESTS = 150
 
 
 async def test_a_replica_is_killed_for_its_memory(fresh: Shared) -> None:

@@ -14,7 +14,7 @@ from tests.e2e.conftest import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
-REQUESTS = 300
+REQUESTS = 200
 
 
 def metric(stand: Shared, name: str) -> float:
