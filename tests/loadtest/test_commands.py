@@ -44,6 +44,7 @@ def test_a_load_is_sent_reported_recorded_and_replayed(quick: StandIn, tmp_path:
     first = list(quick.bodies)
     assert len(first) == 40
     assert len({body["seed"] for body in first}) == 40
+    assert len({body["prompt"] for body in first}) == 40
     assert all(body["num_inference_steps"] == 3 for body in first)
     report = read(tmp_path / "report.json")
     assert (report["planned"], report["sent"], report["pictures"]) == (40, 40, 40)
@@ -135,10 +136,13 @@ def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Pa
     with standing_in(StandIn({"a": 0.05, "b": 0.1})) as running:
         status = main(
             f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.15"
-            f" --side-by-side 2 --out {tmp_path}".split()
+            f" --side-by-side 2 --seed 1000 --out {tmp_path}".split()
         )
         assert status == Exit.DONE
         assert {body["pool"] for body in running.bodies} == {"a", "b"}
+        for pool in ("a", "b"):
+            seeds = sorted(body["seed"] for body in running.bodies if body["pool"] == pool)
+            assert seeds == list(range(1000, 1000 + len(seeds)))
     result = read(tmp_path / "breaking-point.json")
     assert set(result["pools"]) == {"a", "b"}
     for one in result["pools"].values():
