@@ -11,7 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.breaking.live import LiveConfig, NotApplied, wait_until_applied
+from loadtest.breaking.live import (
+    LiveConfig,
+    NotApplied,
+    shown_config,
+    wait_until_applied,
+    with_changes,
+)
 from loadtest.breaking.plot import plot
 from loadtest.breaking.result import Result, settings_yaml
 from loadtest.breaking.search import Search, SearchOptions
@@ -208,13 +214,7 @@ def _merged(result: Result, shown: dict[str, Any], live: LiveConfig | None) -> d
     """
     if live is not None:
         return live.merged(result.changes)
-    prices = {
-        pool["name"]: pool["price_per_hour"]
-        for pool in shown["pools"]
-        if pool["price_per_hour"] is not None
-    }
-    present = {"policy": shown["policy"], "slo_s": shown["slo_s"], "prices": prices}
-    config = {**present, **result.changes}
+    config = with_changes(shown_config(shown), result.changes)
     parse(LiveSettings, config, what="user_config of the ingress")
     return config
 
@@ -241,8 +241,9 @@ def _write_settings(
         f"{result.load['percentile']:g} within {result.load['slo_ms']:g} ms.",
         "The ingress deployment's user_config; take it as it is."
         if whole
-        else "For the ingress deployment's user_config: what /pools shows of it. Keep the rest"
-        " (admission, fairness, recovery, ...) that yours has, or ask with --dashboard.",
+        else "For the ingress deployment's user_config: what /pools shows of it (pools that"
+        " were not measured: profiles configured or calibrated). Keep the rest (admission,"
+        " fairness, recovery, ...) that yours has, or ask with --dashboard.",
     ]
     if result.partial:
         head.append("PARTIAL: the search was interrupted.")

@@ -78,10 +78,7 @@ class LiveConfig:
         self, application: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> dict[str, Any]:
         present = _ingress(application).get("user_config") or {}
-        changed = copy.deepcopy({**present, **changes})
-        # A profile of a pool that was not measured stays.
-        if "profiles" in changes:
-            changed["profiles"] = {**present.get("profiles", {}), **changes["profiles"]}
+        changed = with_changes(present, changes)
         LiveSettings.parse(changed, Settings.parse(application["args"]))
         return changed
 
@@ -110,6 +107,36 @@ class LiveConfig:
             )
         rest = {key: details[key] for key in _REST if details.get(key) is not None}
         return {**rest, "applications": list(configs.values())}, configs[name]
+
+
+def shown_config(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``/pools`` shows of the present ``user_config``.
+
+    ``/pools`` does not tell a configured profile from one that a calibration found: both are there.
+    """
+    pools = {pool["name"]: pool for pool in shown["pools"]}
+    # A rate of 0 is a calibration's word for "not within the objective"; settings cannot say it.
+    profiles = {
+        name: pool["profile"]
+        for name, pool in pools.items()
+        if pool["profile"] and pool["profile"]["images_per_minute"] > 0
+    }
+    prices = {name: pool["price_per_hour"] for name, pool in pools.items()}
+    return {
+        "policy": shown["policy"],
+        "slo_s": shown["slo_s"],
+        "weights": {name: pool["weight"] for name, pool in pools.items()},
+        "prices": {name: price for name, price in prices.items() if price is not None},
+        "profiles": profiles,
+    }
+
+
+def with_changes(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``user_config`` with other values; profiles of pools that were not measured stay."""
+    changed = copy.deepcopy({**present, **changes})
+    if "profiles" in changes:
+        changed["profiles"] = {**present.get("profiles", {}), **changes["profiles"]}
+    return changed
 
 
 async def wait_until_applied(

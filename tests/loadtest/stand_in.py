@@ -23,11 +23,13 @@ from tests.loadtest.painters import shown
 class StandIn:
     """Each pool paints one picture after the other, each in ``seconds``.
 
-    ``fails``: every so manieth request is refused; ``bodies``: all that was asked for.
+    ``fails``: every so manieth request is refused; ``profiles``: what ``/pools`` shows of them;
+    ``bodies``: all that was asked for.
     """
 
     seconds: dict[str, float]
     fails: int | None = None
+    profiles: dict[str, dict[str, float]] = field(default_factory=dict)
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,7 +50,10 @@ class StandIn:
         return Response(b"picture", headers={"X-Pool": name, "Server-Timing": timing})
 
     async def pools(self, request: Request) -> Response:
-        pools = [shown(name, price_per_hour=1.0, weight=50.0) for name in self.seconds]
+        pools = [
+            shown(name, price_per_hour=1.0, weight=50.0, profile=self.profiles.get(name))
+            for name in self.seconds
+        ]
         told = {"policy": "weighted", "slo_s": 1.0, "config_problem": None, "pools": pools}
         return JSONResponse(told)
 

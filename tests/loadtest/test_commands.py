@@ -159,6 +159,27 @@ def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Pa
     )
 
 
+def test_what_pools_shows_of_a_pool_not_measured_stays_in_the_file(tmp_path: Path) -> None:
+    known = {"latency_s": 0.5, "images_per_minute": 90.0}
+    too_slow = {"latency_s": 9.0, "images_per_minute": 0.0}
+    pools = StandIn(
+        {"a": 0.05, "b": 0.1, "c": 9.0}, profiles={"a": known, "b": known, "c": too_slow}
+    )
+    with standing_in(pools) as running:
+        status = main(
+            f"breaking-point --url {running.url} --pools a --slo-ms 5000 --minutes 0.08"
+            f" --out {tmp_path}".split()
+        )
+    assert status == Exit.DONE
+    written = yaml.safe_load((tmp_path / "user_config.yaml").read_text(encoding="utf-8"))
+    live = parse(LiveSettings, written, what="user_config")
+    # A rate of 0 is no setting: it stays the calibration's.
+    assert set(live.profiles) == {"a", "b"}
+    assert written["profiles"]["b"] == known
+    assert written["profiles"]["a"] != known
+    assert live.weights == {"a": 50.0, "b": 50.0, "c": 50.0}
+
+
 @pytest.mark.parametrize(
     ("command", "file"),
     [

@@ -13,8 +13,15 @@ import httpx
 import pytest
 import yaml
 
-from loadtest.breaking.live import LiveConfig, NotApplied, wait_until_applied
+from loadtest.breaking.live import (
+    LiveConfig,
+    NotApplied,
+    shown_config,
+    wait_until_applied,
+    with_changes,
+)
 from serve_app.validation import SettingsError
+from tests.loadtest.painters import shown as shown_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = {
@@ -92,6 +99,29 @@ def test_profiles_of_pools_not_measured_stay() -> None:
     ingress["user_config"]["profiles"] = {"g6": kept, "inf2": kept}
     merged = live(Dashboard(shown)).merged(CHANGES)
     assert merged["profiles"] == {"g6": kept, "inf2": CHANGES["profiles"]["inf2"]}
+
+
+def test_without_a_dashboard_what_pools_shows_stays_but_for_what_is_new() -> None:
+    kept, slow = (
+        {"latency_s": 1.0, "images_per_minute": 50.0},
+        {"latency_s": 9.0, "images_per_minute": 0.0},
+    )
+    pools = [
+        shown_pool("inf2", weight=70.0, profile=kept, price_per_hour=0.7),
+        shown_pool("g6", weight=30.0, profile=kept, price_per_hour=None),
+        shown_pool("trn1", weight=0.0, profile=slow),
+        shown_pool("g5_eager", weight=0.0, profile=None),
+    ]
+    present = shown_config({"policy": "latency", "slo_s": 2.0, "pools": pools})
+    # No pool keeps the objective, say: weights are not proposed.
+    changes = {"slo_s": 0.9, "profiles": CHANGES["profiles"]}
+    assert with_changes(present, changes) == {
+        "policy": "latency",
+        "slo_s": 0.9,
+        "weights": {"inf2": 70.0, "g6": 30.0, "trn1": 0.0, "g5_eager": 0.0},
+        "prices": {"inf2": 0.7, "trn1": 1.0, "g5_eager": 1.0},
+        "profiles": {"inf2": CHANGES["profiles"]["inf2"], "g6": kept},
+    }
 
 
 def test_what_would_be_refused_is_not_sent() -> None:
