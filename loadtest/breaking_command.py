@@ -37,6 +37,7 @@ from serve_app.validation import SettingsError, parse
 _ABOUT = "where each pool breaks, and the settings that follow"
 
 DASHBOARD = "http://127.0.0.1:8265"
+_WEIGHTED = "weighted"  # the only policy whose shares follow the weights; the default
 
 
 def add_to(commands: Any) -> None:
@@ -59,7 +60,12 @@ def add_to(commands: Any) -> None:
         default=1,
         help="pools measured at the same time; more is for pools that share no machine",
     )
-    parser.add_argument("--apply", action="store_true", help="put the settings into force, live")
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="put the settings into force, live; the policy stays, and shares follow the weights"
+        " only under policy weighted",
+    )
     parser.add_argument(
         "--dashboard", help=f"Ray's dashboard, to read and change settings ({DASHBOARD})"
     )
@@ -100,6 +106,8 @@ async def _measure(
     async with LoadedService(options.url, key, options.timeout) as service:
         shown = await service.pools()
         names = _names(parser, options.pools, shown)
+        if options.apply:  # before minutes are spent, and again at the end
+            _say_who_shares(shown["policy"], console)
         slo_s = shown["slo_s"] if options.slo_ms is None else options.slo_ms / 1000
         asked = {
             "url": options.url,
@@ -250,9 +258,22 @@ def _write_settings(
     text = settings_yaml(config, head)
     (out / "user_config.yaml").write_text(text, encoding="utf-8")
     console.print(f"{out}: user_config.yaml", highlight=False)
-    if config.get("policy", "weighted") != "weighted":
-        note = f"policy is {config['policy']}: the proposed weights rule only under weighted"
-        console.print(note, style="yellow", markup=False, highlight=False)
+    _say_who_shares(config.get("policy", _WEIGHTED), console)
+
+
+def _say_who_shares(policy: str, console: Console) -> None:
+    """Say so where the traffic will not follow the proposed weights."""
+    if policy == _WEIGHTED:
+        return
+    if policy == "cost":
+        note = "policy is cost: it makes its shares of profiles and prices, and looks at no weights"
+    else:
+        note = (
+            f"policy is {policy}: traffic will NOT follow the proposed weights, and the policy"
+            " is left as it is. Set policy: weighted in the ingress' user_config, or policy: cost,"
+            " which makes such shares of profiles and prices"
+        )
+    console.print(note, style="bold yellow", markup=False, highlight=False)
 
 
 def _percent(text: str) -> float:

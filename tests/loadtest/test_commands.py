@@ -125,7 +125,8 @@ def test_a_dashboard_that_is_none_is_told_before_anything_is_measured(
     quick: StandIn, tmp_path: Path
 ) -> None:
     status = main(
-        f"breaking-point --url {quick.url} --apply --dashboard {quick.url} --out {tmp_path}".split()
+        f"breaking-point --url {quick.url} --minutes 0.05 --apply --dashboard {quick.url}/elsewhere"
+        f" --out {tmp_path}".split()
     )
     assert status == Exit.NOT_APPLIED
     assert quick.bodies == []
@@ -163,7 +164,8 @@ def test_what_pools_shows_of_a_pool_not_measured_stays_in_the_file(tmp_path: Pat
     known = {"latency_s": 0.5, "images_per_minute": 90.0}
     too_slow = {"latency_s": 9.0, "images_per_minute": 0.0}
     pools = StandIn(
-        {"a": 0.05, "b": 0.1, "c": 9.0}, profiles={"a": known, "b": known, "c": too_slow}
+        {"a": 0.05, "b": 0.1, "c": 9.0},
+        config={"profiles": {"a": known, "b": known, "c": too_slow}},
     )
     with standing_in(pools) as running:
         status = main(
@@ -178,6 +180,33 @@ def test_what_pools_shows_of_a_pool_not_measured_stays_in_the_file(tmp_path: Pat
     assert written["profiles"]["b"] == known
     assert written["profiles"]["a"] != known
     assert live.weights == {"a": 50.0, "b": 50.0, "c": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("weighted", None),
+        ("cost", "it makes its shares of profiles and prices"),
+        ("latency", "traffic will NOT follow the proposed weights"),
+    ],
+)
+def test_settings_are_applied_and_who_shares_is_said(
+    policy: str, words: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"policy": policy, "prices": {"a": 1.0, "b": 1.0}, "failover": {"leave_after_s": 4}}
+    with standing_in(StandIn({"a": 0.02, "b": 0.04}, config=config)) as running:
+        status = main(
+            f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.08 --side-by-side 2"
+            f" --apply --dashboard {running.url} --out {tmp_path}".split()
+        )
+    assert status == Exit.DONE
+    changes = read(tmp_path / "breaking-point.json")["user_config_changes"]
+    assert running.config == {**config, **changes}
+    assert running.config["weights"]["a"] > running.config["weights"]["b"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "applied: /pools shows the new weights and profiles" in said
+    # Before the minutes are spent, and again at the end.
+    assert said.count(words or "policy is") == (0 if words is None else 2)
 
 
 @pytest.mark.parametrize(
