@@ -207,4 +207,9 @@ async def test_a_result_becomes_files_that_the_service_takes(tmp_path: Path) -> 
     assert [point["rate_per_s"] for point in told["curve"]] == [one.rate for one in measured.trials]
     plot(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert result.table().row_count == 1
+    table = result.table()
+    assert table.row_count == 1
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["calibrated, /min"] == ["120.0"]
+    assert cells["$ per 1,000"] == [f"{proposal.dollars_per_1000:.3f}"]
+    assert cells["weight"] == ["100"]
