@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,12 +22,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 from rich.console import Console
 
 from benchmarks.hardware import cpu_name
+from loadtest.launching import PortTaken, check_port, end
 
 STARTUP_S = 240.0
+STOP_S = 30.0
 PROMPT = "a red circle on a blue background"
 
 
@@ -47,8 +47,10 @@ def contestants() -> list[Contestant]:
     """The patterns, each on its own port."""
     serve = str(Path(sys.executable).with_name("serve"))
     fast = [sys.executable, "-m", "uvicorn", "benchmarks.patterns:fastapi_app", "--port", "8101"]
-    plain = [serve, "run", "benchmarks.patterns:serve_app"]
-    ours = [serve, "run", "serve_config.yaml"]
+    # A cluster of its own, whatever else runs on the machine.
+    run = [serve, "run", "--address", "local"]
+    plain = [*run, "benchmarks.patterns:serve_app"]
+    ours = [*run, "serve_config.yaml"]
     proxy = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
     throughput = proxy | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
     return [
@@ -62,7 +64,13 @@ def contestants() -> list[Contestant]:
 
 @contextmanager
 def running(contestant: Contestant) -> Iterator[float]:
-    """Start the server, wait until ready, stop it; yields the seconds it took to be ready."""
+    """Start the server, wait until ready, stop it; yields the seconds it took to be ready.
+
+    Raises:
+        PortTaken: another program answers where it would.
+        RuntimeError: it did not become ready.
+    """
+    check_port(contestant.port)
     begin = time.perf_counter()
     # Everyone starts with OpenMP's own defaults, whatever this process was started with.
     plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
@@ -86,21 +94,8 @@ def running(contestant: Contestant) -> Iterator[float]:
             time.sleep(0.2)
         yield time.perf_counter() - begin
     finally:
-        alive = process.poll() is None
-        started = psutil.Process(process.pid).children(recursive=True) if alive else []
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        subprocess.run(  # a left-over cluster would serve the next contestant
-            [str(Path(sys.executable).with_name("ray")), "stop", "--force"],
-            capture_output=True,
-            check=False,
-        )
-        for left in started:  # HAProxy outlives Ray, and its port is the next one's
-            if left.is_running():
-                left.kill()
+        # HAProxy outlives Ray, and whatever is left would answer for the next contestant.
+        end(process, STOP_S)
 
 
 async def measure(port: int, steps: int, n: int, concurrency: int) -> dict[str, float]:
@@ -152,7 +147,7 @@ def row(contestant: Contestant, args: argparse.Namespace) -> str:
     """One contestant's line of the table.
 
     Raises:
-        RuntimeError: it did not become ready.
+        PortTaken, RuntimeError: as ``running``.
     """
     with running(contestant) as ready:
         alone = asyncio.run(measure(contestant.port, args.steps, args.requests, 1))
@@ -189,6 +184,8 @@ def main() -> None:
         console.print(f"measuring {contestant.name}")
         try:
             lines.append(row(contestant, args))
+        except PortTaken as error:
+            raise SystemExit(f"{contestant.name}: {error}") from None
         except RuntimeError as error:
             console.print(str(error))
             lines.append(f"| {contestant.name} | did not become ready | | | | | | |")
