@@ -16,6 +16,7 @@ import yaml
 
 from loadtest.__main__ import main
 from loadtest.exits import Exit
+from loadtest.outcome import Outcome
 from serve_app.live import LiveSettings
 from serve_app.validation import parse
 from tests.loadtest.stand_in import StandIn, standing_in
@@ -72,6 +73,18 @@ def test_errors_are_counted_by_kind_and_end_in_their_own_status(tmp_path: Path) 
     report = read(tmp_path / "report.json")
     assert report["errors"] == {"429 overloaded": 10}
     assert (report["pictures"], report["failed"]) == (30, 10)
+
+
+def test_the_work_for_a_request_does_not_grow_with_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    ok = Outcome.ok.fget
+    monkeypatch.setattr(Outcome, "ok", property(lambda one: (looks.append(one), ok(one))[1]))
+    with standing_in(StandIn({"a": 0.0, "b": 0.0})) as running:
+        main(f"run --url {running.url} --shape constant --rate 400 --duration 0.5".split())
+        assert len(running.bodies) == 200
+    assert 200 <= len(looks) <= 10 * 200
 
 
 def test_a_request_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
