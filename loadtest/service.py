@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.outcome import Answer
+from loadtest.outcome import TIMEOUT, Answer
 
 Body = Mapping[str, Any]
 
@@ -65,8 +65,8 @@ class LoadedService:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.post("/imagine", json=dict(body))
         except (TimeoutError, httpx.TimeoutException):
-            return Answer(error="timeout")
-        except httpx.TransportError as error:
+            return Answer(error=TIMEOUT)
+        except httpx.RequestError as error:  # also an answer that cannot be decoded
             return Answer(error=f"connection: {type(error).__name__}")
         if response.status_code != 200:
             return Answer(error=f"{response.status_code} {_code(response)}".rstrip())
