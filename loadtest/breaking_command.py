@@ -139,7 +139,9 @@ async def _measure(
             return Exit.INTERRUPTED
         if options.apply and live is not None and result.changes:
             changed = await asyncio.to_thread(live.apply, result.changes)
-            await wait_until_applied(changed, service.pools)
+            await wait_until_applied(
+                changed, lambda: service.pools(anew=True), shown["ingress_replicas"]
+            )
             console.print("applied: /pools shows the new weights and profiles")
     whole = not result.failed and all(one.capacity for one in result.proposals.values())
     return Exit.DONE if whole else Exit.NOT_FOUND

@@ -73,13 +73,17 @@ class LoadedService:
         headers = response.headers
         return Answer(headers.get("x-pool", "?"), "", painting_s(headers.get("server-timing", "")))
 
-    async def pools(self) -> dict[str, Any]:
+    async def pools(self, *, anew: bool = False) -> dict[str, Any]:
         """What ``/pools`` shows.
+
+        Args:
+            anew: over a connection that nothing else is asked on after, so that the next goes
+                wherever the next connection leads.
 
         Raises:
             Unreachable: it does not answer, or answers something else.
         """
-        shown = await self._get("/pools")
+        shown = await self._get("/pools", {"Connection": "close"} if anew else {})
         if not isinstance(shown.get("pools"), list):
             raise Unreachable(f"{self.url}/pools shows no pools; is it this service?")
         return shown
@@ -93,9 +97,9 @@ class LoadedService:
         except (Unreachable, KeyError, TypeError, ValueError):
             return None
 
-    async def _get(self, path: str) -> dict[str, Any]:
+    async def _get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         try:
-            response = await self._client.get(path, timeout=10)
+            response = await self._client.get(path, timeout=10, headers=headers)
             response.raise_for_status()
             shown = response.json()
         except (httpx.HTTPError, ValueError) as error:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from loadtest.breaking.live import (
+    ASKED,
     LiveConfig,
     NotApplied,
     shown_config,
@@ -155,10 +156,10 @@ def test_serves_own_refusal_is_passed_on() -> None:
         live(Dashboard(details(), refuses="bad schema")).apply(CHANGES)
 
 
-def shown_pools(weight: float, problem: str | None = None) -> dict[str, Any]:
+def shown_pools(weight: float, problem: str | None = None, replicas: int = 1) -> dict[str, Any]:
     profile = CHANGES["profiles"]["inf2"]
     pool = {"name": "inf2", "weight": weight, "profile": profile}
-    return {"config_problem": problem, "slo_s": 0.9, "pools": [pool]}
+    return {"config_problem": problem, "slo_s": 0.9, "ingress_replicas": replicas, "pools": [pool]}
 
 
 async def test_waiting_ends_when_the_service_shows_the_settings() -> None:
@@ -169,6 +170,20 @@ async def test_waiting_ends_when_the_service_shows_the_settings() -> None:
 
     await wait_until_applied(CHANGES, pools)
     assert answers == []
+
+
+@pytest.mark.parametrize("told", [3, 1])  # those that take settings may not be counted now
+async def test_one_ingress_replica_of_several_is_not_enough(told: int) -> None:
+    """The second one has the old settings until both have been asked five times."""
+    asked = 0
+
+    async def pools() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return shown_pools(40 if asked <= 10 and asked % 2 == 0 else 60, replicas=told)
+
+    await wait_until_applied(CHANGES, pools, 3, timeout_s=30.0)
+    assert asked == 10 + 3 * ASKED
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,16 @@ async def test_every_failure_is_an_answer(answer: object, error: str) -> None:
     transport = httpx.MockTransport(answer)  # type: ignore[arg-type]
     async with LoadedService("http://service", transport=transport) as service:
         assert (await service.paint({"prompt": "x"})).error == error
+
+
+async def test_pools_are_asked_over_a_connection_of_their_own_where_it_matters() -> None:
+    asked = []
+
+    def pools(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["connection"])
+        return httpx.Response(200, json={"pools": []})
+
+    async with LoadedService("http://service", transport=httpx.MockTransport(pools)) as service:
+        await service.pools()
+        await service.pools(anew=True)
+    assert asked == ["keep-alive", "close"]
