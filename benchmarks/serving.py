@@ -25,6 +25,7 @@ from benchmarks.peers.lateness import late
 from benchmarks.peers.load import Client, Order
 from benchmarks.peers.processes import URL, StartError, running
 from benchmarks.peers.tables import number
+from loadtest.launching import PortTaken
 
 
 def contestants(folder: Path) -> list[Contestant]:
@@ -104,6 +105,8 @@ def main() -> None:
         console.print(f"measuring {contestant.name}")
         try:
             lines.append(row(contestant, folder, args))
+        except PortTaken as error:
+            raise SystemExit(str(error)) from None
         except StartError as error:
             console.print(str(error))
             lines.append(f"| {contestant.name} | did not answer | | | | | | | |")

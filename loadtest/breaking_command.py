@@ -11,7 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.breaking.live import LiveConfig, NotApplied, wait_until_applied
+from loadtest.breaking.live import (
+    LiveConfig,
+    NotApplied,
+    shown_config,
+    wait_until_applied,
+    with_changes,
+)
 from loadtest.breaking.plot import plot
 from loadtest.breaking.result import Result, settings_yaml
 from loadtest.breaking.search import Search, SearchOptions
@@ -31,6 +37,7 @@ from serve_app.validation import SettingsError, parse
 _ABOUT = "where each pool breaks, and the settings that follow"
 
 DASHBOARD = "http://127.0.0.1:8265"
+_WEIGHTED = "weighted"  # the only policy whose shares follow the weights; the default
 
 
 def add_to(commands: Any) -> None:
@@ -53,7 +60,12 @@ def add_to(commands: Any) -> None:
         default=1,
         help="pools measured at the same time; more is for pools that share no machine",
     )
-    parser.add_argument("--apply", action="store_true", help="put the settings into force, live")
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="put the settings into force, live; the policy stays, and shares follow the weights"
+        " only under policy weighted",
+    )
     parser.add_argument(
         "--dashboard", help=f"Ray's dashboard, to read and change settings ({DASHBOARD})"
     )
@@ -94,6 +106,8 @@ async def _measure(
     async with LoadedService(options.url, key, options.timeout) as service:
         shown = await service.pools()
         names = _names(parser, options.pools, shown)
+        if options.apply:  # before minutes are spent, and again at the end
+            _say_who_shares(shown["policy"], console)
         slo_s = shown["slo_s"] if options.slo_ms is None else options.slo_ms / 1000
         asked = {
             "url": options.url,
@@ -125,7 +139,9 @@ async def _measure(
             return Exit.INTERRUPTED
         if options.apply and live is not None and result.changes:
             changed = await asyncio.to_thread(live.apply, result.changes)
-            await wait_until_applied(changed, service.pools)
+            await wait_until_applied(
+                changed, lambda: service.pools(anew=True), shown["ingress_replicas"]
+            )
             console.print("applied: /pools shows the new weights and profiles")
     whole = not result.failed and all(one.capacity for one in result.proposals.values())
     return Exit.DONE if whole else Exit.NOT_FOUND
@@ -208,13 +224,7 @@ def _merged(result: Result, shown: dict[str, Any], live: LiveConfig | None) -> d
     """
     if live is not None:
         return live.merged(result.changes)
-    prices = {
-        pool["name"]: pool["price_per_hour"]
-        for pool in shown["pools"]
-        if pool["price_per_hour"] is not None
-    }
-    present = {"policy": shown["policy"], "slo_s": shown["slo_s"], "prices": prices}
-    config = {**present, **result.changes}
+    config = with_changes(shown_config(shown), result.changes)
     parse(LiveSettings, config, what="user_config of the ingress")
     return config
 
@@ -241,17 +251,31 @@ def _write_settings(
         f"{result.load['percentile']:g} within {result.load['slo_ms']:g} ms.",
         "The ingress deployment's user_config; take it as it is."
         if whole
-        else "For the ingress deployment's user_config: what /pools shows of it. Keep the rest"
-        " (admission, fairness, recovery, ...) that yours has, or ask with --dashboard.",
+        else "For the ingress deployment's user_config: what /pools shows of it (pools that"
+        " were not measured: profiles configured or calibrated). Keep the rest (admission,"
+        " fairness, recovery, ...) that yours has, or ask with --dashboard.",
     ]
     if result.partial:
         head.append("PARTIAL: the search was interrupted.")
     text = settings_yaml(config, head)
     (out / "user_config.yaml").write_text(text, encoding="utf-8")
     console.print(f"{out}: user_config.yaml", highlight=False)
-    if config.get("policy", "weighted") != "weighted":
-        note = f"policy is {config['policy']}: the proposed weights rule only under weighted"
-        console.print(note, style="yellow", markup=False, highlight=False)
+    _say_who_shares(config.get("policy", _WEIGHTED), console)
+
+
+def _say_who_shares(policy: str, console: Console) -> None:
+    """Say so where the traffic will not follow the proposed weights."""
+    if policy == _WEIGHTED:
+        return
+    if policy == "cost":
+        note = "policy is cost: it makes its shares of profiles and prices, and looks at no weights"
+    else:
+        note = (
+            f"policy is {policy}: traffic will NOT follow the proposed weights, and the policy"
+            " is left as it is. Set policy: weighted in the ingress' user_config, or policy: cost,"
+            " which makes such shares of profiles and prices"
+        )
+    console.print(note, style="bold yellow", markup=False, highlight=False)
 
 
 def _percent(text: str) -> float:

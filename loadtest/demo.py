@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.emulated_cluster import EmulatedCluster, emulated_cluster
+from loadtest.launching import PortTaken
 
 WINDOW_S = 15.0
 START_S = 180.0
@@ -303,18 +304,26 @@ def main() -> None:
     parser.add_argument("--dashboard-port", type=int, default=8265)
     parser.add_argument("--svg", type=Path, help="where to save the last table as a picture")
     args = parser.parse_args()
+    try:
+        show(args)
+    except PortTaken as error:
+        parser.error(f"--port, --dashboard-port: {error}")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Run it as the command line says."""
     console = Console()
     console.print("Emulated accelerators: real pictures, pretended speed. Starting a cluster ...")
     with emulated_cluster(port=args.port, dashboard_port=args.dashboard_port) as cluster:
         demo, failures = Demo(cluster, Errands()), list[BaseException]()
 
-        def show() -> None:
+        def tell() -> None:
             try:
                 asyncio.run(run(demo, console, args))
             except BaseException as error:  # raised again below, in the main thread
                 failures.append(error)
 
-        thread = Thread(target=show, daemon=True)
+        thread = Thread(target=tell, daemon=True)
         thread.start()
         try:
             demo.errands.serve(thread)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
+from loadtest.launching import check_port
 from serve_app.live import LiveSettings
 from serve_app.settings import Settings
 
@@ -94,10 +95,16 @@ def emulated_cluster(
         port: HTTP port instead of the config's.
         dashboard_port: for Ray's dashboard.
         config: the Serve config.
+
+    Raises:
+        PortTaken: another program has one of the ports.
     """
     parsed: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     if port is not None:
         parsed["http_options"]["port"] = port
+    options = parsed["http_options"]
+    check_port(options["port"], options["host"])
+    check_port(dashboard_port)
     with cluster_head(dashboard_port) as cluster:
         service = EmulatedCluster(cluster, parsed, f"http://127.0.0.1:{dashboard_port}")
         for pool in service.pools:

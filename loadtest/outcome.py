@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 INTERRUPTED = "interrupted"
+TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True)

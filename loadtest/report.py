@@ -10,7 +10,7 @@ from typing import Any
 from loadtest.figures import percentiles
 from loadtest.fleet import Fleet
 from loadtest.host import HostLoad
-from loadtest.outcome import Outcome
+from loadtest.outcome import TIMEOUT, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ class Report:
         offered_per_s: requests sent, over the time in which they were due.
         served_per_s: pictures over ``seconds``.
         latency_s: ``corrected`` from when a request was due, ``uncorrected`` from when it was
-            sent; percentiles in seconds of those that got a picture.
+            sent; percentiles in seconds of those that got a picture. The others are in none:
+            what was waited for in vain is among ``problems``.
         errors: kind -> how many.
         pools: name -> what it did; those that painted nothing are there too.
         host: how busy this machine was.
@@ -105,6 +106,13 @@ def make_report(
     problems = [] if host.problem is None else [host.problem]
     if fleet.missed:
         problems.append(f"/pools did not answer {fleet.missed} times: costs are estimates")
+    # 504: the service's own word for the same.
+    late = sum(n for kind, n in errors.items() if kind == TIMEOUT or kind.startswith("504"))
+    if late:
+        problems.append(
+            f"{late} of {len(outcomes)} requests were waited for in vain: they are in no"
+            " percentile, and with them the latencies would be longer"
+        )
     return Report(
         partial=partial,
         load=dict(load),

@@ -147,10 +147,10 @@ async def load(
         )
         with bar, interruptible(stop):
             task = bar.add_task("", total=len(schedule), counts="")
-            sent = 0
+            # Counted as they come: to go through all outcomes for each is quadratic, and lags.
+            sent = wrong = 0
 
             def redraw() -> None:
-                wrong = sum(not one.ok for one in outcomes)
                 counts = f"sent {sent}/{len(schedule)}, pictures {len(outcomes) - wrong}"
                 bar.update(task, completed=len(outcomes), counts=f"{counts}, errors {wrong}")
 
@@ -160,7 +160,9 @@ async def load(
                 redraw()
 
             def told(outcome: Outcome) -> None:
+                nonlocal wrong
                 outcomes.append(outcome)
+                wrong += not outcome.ok
                 redraw()
 
             host = HostWatch()

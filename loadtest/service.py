@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.outcome import Answer
+from loadtest.outcome import TIMEOUT, Answer
 
 Body = Mapping[str, Any]
 
@@ -65,21 +65,25 @@ class LoadedService:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.post("/imagine", json=dict(body))
         except (TimeoutError, httpx.TimeoutException):
-            return Answer(error="timeout")
-        except httpx.TransportError as error:
+            return Answer(error=TIMEOUT)
+        except httpx.RequestError as error:  # also an answer that cannot be decoded
             return Answer(error=f"connection: {type(error).__name__}")
         if response.status_code != 200:
             return Answer(error=f"{response.status_code} {_code(response)}".rstrip())
         headers = response.headers
         return Answer(headers.get("x-pool", "?"), "", painting_s(headers.get("server-timing", "")))
 
-    async def pools(self) -> dict[str, Any]:
+    async def pools(self, *, anew: bool = False) -> dict[str, Any]:
         """What ``/pools`` shows.
+
+        Args:
+            anew: over a connection that nothing else is asked on after, so that the next goes
+                wherever the next connection leads.
 
         Raises:
             Unreachable: it does not answer, or answers something else.
         """
-        shown = await self._get("/pools")
+        shown = await self._get("/pools", {"Connection": "close"} if anew else {})
         if not isinstance(shown.get("pools"), list):
             raise Unreachable(f"{self.url}/pools shows no pools; is it this service?")
         return shown
@@ -93,9 +97,9 @@ class LoadedService:
         except (Unreachable, KeyError, TypeError, ValueError):
             return None
 
-    async def _get(self, path: str) -> dict[str, Any]:
+    async def _get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         try:
-            response = await self._client.get(path, timeout=10)
+            response = await self._client.get(path, timeout=10, headers=headers)
             response.raise_for_status()
             shown = response.json()
         except (httpx.HTTPError, ValueError) as error:

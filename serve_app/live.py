@@ -32,7 +32,8 @@ class ProfileSettings(Strict):
 
     Attributes:
         latency_s: seconds for one picture, alone.
-        images_per_minute: most pictures a minute within the latency objective.
+        images_per_minute: most pictures a minute in batches in which each takes at most the
+            latency objective, waiting before a batch not counted; see ``Profile``.
     """
 
     latency_s: Seconds

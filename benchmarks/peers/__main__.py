@@ -24,6 +24,7 @@ from benchmarks.peers.figure import draw
 from benchmarks.peers.measure import LIGHT, Effort, Measurer
 from benchmarks.peers.report import page
 from benchmarks.peers.results import MixedError, Results, conditions
+from loadtest.launching import PortTaken
 
 PARTS = ("curve", "saturated", "loads", "light")
 RESULTS = ROOT / "benchmarks" / "peers.json"
@@ -105,6 +106,8 @@ def main() -> None:
                 progress.update(task, description=name)
                 try:
                     job()
+                except PortTaken as error:
+                    raise SystemExit(str(error)) from None
                 except Exception:  # shown; the others are measured all the same
                     console.print_exception()
                     broken += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 
 from benchmarks.peers.contestants import PORT, ROOT, Contestant
 from benchmarks.peers.load import Client
+from loadtest.launching import check_port, end
 
 START_S = 240.0
 # HAProxy takes half a minute to let go; what is left after this is killed.
@@ -116,8 +116,10 @@ def running(contestant: Contestant, log: Path, patience_s: float = START_S) -> I
     """Start it and wait for the first picture; afterwards all its processes are gone.
 
     Raises:
+        PortTaken: another program answers where it would.
         StartError: it does not answer.
     """
+    check_port(PORT)
     begin = time.perf_counter()
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
@@ -139,18 +141,8 @@ def running(contestant: Contestant, log: Path, patience_s: float = START_S) -> I
             ) from error
         yield Running(first, time.perf_counter() - begin)
     finally:
-        started = family(first)
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        # What outlives its parent (HAProxy does) would answer for the next one.
-        _, alive = psutil.wait_procs(started, timeout=3)
-        for left in alive:
-            left.kill()
-        psutil.wait_procs(alive, timeout=5)
+        # HAProxy outlives Ray, and whatever is left would answer for the next one.
+        end(process, STOP_S)
 
 
 async def _first_picture(process: subprocess.Popen[bytes], patience_s: float) -> None:

@@ -16,6 +16,8 @@ from serve_app.settings import INGRESS, Settings
 _PATH = "/api/serve/applications/"
 # What a deploy says beside its applications, where the running service tells it.
 _REST = ("proxy_location", "http_options", "grpc_options", "target_capacity")
+# How often each ingress replica is asked, on average, before all are taken to have the settings.
+ASKED = 10
 
 
 class NotApplied(Exception):  # noqa: N818 - says what is the matter
@@ -78,10 +80,7 @@ class LiveConfig:
         self, application: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> dict[str, Any]:
         present = _ingress(application).get("user_config") or {}
-        changed = copy.deepcopy({**present, **changes})
-        # A profile of a pool that was not measured stays.
-        if "profiles" in changes:
-            changed["profiles"] = {**present.get("profiles", {}), **changes["profiles"]}
+        changed = with_changes(present, changes)
         LiveSettings.parse(changed, Settings.parse(application["args"]))
         return changed
 
@@ -112,31 +111,74 @@ class LiveConfig:
         return {**rest, "applications": list(configs.values())}, configs[name]
 
 
+def shown_config(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``/pools`` shows of the present ``user_config``.
+
+    ``/pools`` does not tell a configured profile from one that a calibration found: both are there.
+    """
+    pools = {pool["name"]: pool for pool in shown["pools"]}
+    # A rate of 0 is a calibration's word for "not within the objective"; settings cannot say it.
+    profiles = {
+        name: pool["profile"]
+        for name, pool in pools.items()
+        if pool["profile"] and pool["profile"]["images_per_minute"] > 0
+    }
+    prices = {name: pool["price_per_hour"] for name, pool in pools.items()}
+    return {
+        "policy": shown["policy"],
+        "slo_s": shown["slo_s"],
+        "weights": {name: pool["weight"] for name, pool in pools.items()},
+        "prices": {name: price for name, price in prices.items() if price is not None},
+        "profiles": profiles,
+    }
+
+
+def with_changes(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``user_config`` with other values; profiles of pools that were not measured stay."""
+    changed = copy.deepcopy({**present, **changes})
+    if "profiles" in changes:
+        changed["profiles"] = {**present.get("profiles", {}), **changes["profiles"]}
+    return changed
+
+
 async def wait_until_applied(
     changed: Mapping[str, Any],
     pools: Callable[[], Awaitable[Mapping[str, Any]]],
+    replicas: int = 1,
     timeout_s: float = 60.0,
 ) -> None:
-    """Wait until ``/pools`` shows the weights, profiles and objective.
+    """Wait until ``/pools`` shows the weights, profiles and objective, whichever ingress answers.
+
+    Answers do not tell which ingress replica they come from. So with ``n`` of them ``ASKED`` times
+    ``n`` answers in a row must agree: one that is asked at random and lags is missed once in
+    ``exp(ASKED)``, some 20,000. One that is never reached from here (a proxy prefers the replicas
+    of its own node) is not seen.
 
     Args:
         changed: the new ``user_config``.
-        pools: asks for ``/pools``.
+        pools: asks for ``/pools``, each time over another connection.
+        replicas: of the ingress before; while they take settings, fewer are counted.
         timeout_s: how long, in seconds.
 
     Raises:
         NotApplied: it does not in time, or says that it does not take them.
     """
-    end = time.monotonic() + timeout_s
+    end, agreed = time.monotonic() + timeout_s, 0
     while time.monotonic() < end:
         shown = await pools()
         if shown["config_problem"]:
             raise NotApplied(f"the ingress does not take the settings: {shown['config_problem']}")
         same_objective = shown["slo_s"] == changed.get("slo_s", shown["slo_s"])
-        if same_objective and all(_agrees(pool, changed) for pool in shown["pools"]):
+        same = same_objective and all(_agrees(pool, changed) for pool in shown["pools"])
+        agreed = agreed + 1 if same else 0
+        replicas = max(replicas, shown["ingress_replicas"])
+        if agreed >= (ASKED * replicas if replicas > 1 else 1):
             return
-        await asyncio.sleep(0.5)
-    raise NotApplied(f"/pools does not show the settings after {timeout_s:g} s; see serve status")
+        await asyncio.sleep(0.05 if same else 0.5)
+    raise NotApplied(
+        f"/pools does not show the settings after {timeout_s:g} s, or not from every ingress"
+        " replica; see serve status"
+    )
 
 
 def _agrees(pool: Mapping[str, Any], changed: Mapping[str, Any]) -> bool:

@@ -19,15 +19,15 @@ class PinnedPool:
     Args:
         service: the service.
         name: the pool's name.
+        seed: of the first picture; every later one has the next.
 
     Attributes:
-        sent: requests so far.
         lags_s: by how much each was late, in seconds.
     """
 
-    def __init__(self, service: LoadedService, name: str) -> None:
+    def __init__(self, service: LoadedService, name: str, seed: int) -> None:
         self._service = service
-        self._bodies = bodies(pool=name)
+        self._bodies = bodies(pool=name, seed=seed)
         self.lags_s: list[float] = []
 
     def now(self) -> float:

@@ -58,9 +58,12 @@ class PoolProposal:
 def profile_of(found: Found, replicas: int, slo_s: float) -> Profile | None:
     """What one replica does with default requests, as the router and the planner take it.
 
-    ``images_per_minute`` leaves waiting out, as the planner adds room for that by itself: the
-    capacity, or where batches are so large that a picture takes longer than the objective, the most
-    that was served in batches that did not. ``None``: the pool was never saturated.
+    What ``Speed.profile`` makes of a calibration, measured: the capacity, or where batches are so
+    large that a picture takes longer than the objective, the most that was served in batches that
+    did not. Not the break point, which has waiting in it: the planner adds room for that by itself,
+    and the router works out from rate and latency how many requests are in a batch. A pool late
+    even alone keeps its capacity, as settings know no rate of 0; its latency tells. ``None``: the
+    pool was never saturated.
     """
     if found.capacity is None:
         return None

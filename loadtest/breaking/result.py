@@ -62,7 +62,7 @@ class Result:
         table = Table(title=f"break points, objective {self.load['slo_ms']:g} ms", box=None)
         for name in ("pool", "alone s", "breaks, /min", "by", "capacity, /min"):
             table.add_column(name, justify="left" if name in ("pool", "by") else "right")
-        for name in ("$ per 1,000", "weight"):
+        for name in ("calibrated, /min", "$ per 1,000", "weight"):
             table.add_column(name, justify="right")
         for name in self.ranking():
             one, found = self.proposals[name], self.found[name]

@@ -26,7 +26,7 @@ class SearchOptions:
         percent: of requests that must meet it.
         minutes: for all pools together, about.
         side_by_side: pools measured at the same time.
-        seed: of arrivals and bootstrap.
+        seed: of arrivals, bootstrap and pictures.
     """
 
     slo_s: float
@@ -80,7 +80,7 @@ class Search:
 
     async def _one(self, gate: asyncio.Semaphore, name: str) -> None:
         async with gate:
-            pool = PinnedPool(self.service, name)
+            pool = PinnedPool(self.service, name, self.options.seed)
             options = FinderOptions(
                 slo_s=self.options.slo_s,
                 percent=self.options.percent,

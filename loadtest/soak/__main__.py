@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,11 +18,11 @@ from itertools import count
 from pathlib import Path
 
 import httpx
-import psutil
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from loadtest.launching import PortTaken, check_port, end
 from loadtest.soak import mix
 from loadtest.soak.processes import family, ray_objects, sizes
 from loadtest.soak.record import WINDOWS, Record, Sample
@@ -112,6 +111,10 @@ def served(config: Path, log: Path) -> Iterator[tuple[str, int]]:
     """``serve run`` with the config: its URL and process id."""
     options = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]
     url = f"http://127.0.0.1:{options['port']}"
+    try:
+        check_port(options["port"], options.get("host", "127.0.0.1"))
+    except PortTaken as error:
+        raise SystemExit(f"{config}: http_options.port: {error}") from None
     command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
@@ -119,7 +122,7 @@ def served(config: Path, log: Path) -> Iterator[tuple[str, int]]:
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the clients first
+            start_new_session=True,  # Ctrl-C is for the clients first; a group to end
             # Else a token that this account has for other clusters guards the dashboard.
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         )
@@ -127,12 +130,7 @@ def served(config: Path, log: Path) -> Iterator[tuple[str, int]]:
         _wait_ready(process, url, log)
         yield url, process.pid
     finally:
-        started = family(process.pid) if process.poll() is None else []
-        process.send_signal(signal.SIGINT)
-        _, left = psutil.wait_procs(started, _STOP_WITHIN_S)
-        for one in left:
-            one.kill()
-        process.wait()
+        end(process, _STOP_WITHIN_S)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

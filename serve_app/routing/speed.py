@@ -15,7 +15,9 @@ class Profile:
 
     Attributes:
         latency_s: seconds from request to picture, alone.
-        images_per_minute: most pictures a minute within the latency objective.
+        images_per_minute: most pictures a minute in batches in which each takes at most the
+            latency objective. Waiting before a batch is not counted: how much there is depends on
+            the arrivals, and the planner keeps room for it.
     """
 
     latency_s: float

@@ -57,7 +57,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[None]:
-    """For all that Ray starts: credentials that open nothing, metrics that come soon, no niceness."""
+    """For all that Ray starts: credentials that open nothing, early metrics, no niceness."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")

@@ -44,7 +44,14 @@ class SimulatedPool:
         def step_s(rows: float) -> float:
             return self._speed.step_ms(rows) / 1000 * self._scale
 
-        replica = Replica(env, Home(), step_s, self._speed.max_rows)
+        joined: dict[int, float] = {}
+
+        class Watched(Replica):
+            def _admit(self, request: Request) -> None:
+                joined[id(request)] = env.now
+                super()._admit(request)
+
+        replica = Watched(env, Home(), step_s, self._speed.max_rows)
         requests = [Request(self._work, at) for at in due_s]
         refused = set()
         for request in requests:
@@ -59,8 +66,8 @@ class SimulatedPool:
         self._clock += max([env.now, *due_s])
         return [
             Outcome(at, at, at, Answer(error="429 overloaded"))
-            if id(request) in refused
-            else Outcome(at, at, done[id(request)], Answer("a", "", done[id(request)] - at))
+            if (one := id(request)) in refused
+            else Outcome(at, at, done[one], Answer("a", "", done[one] - joined[one]))
             for request, at in zip(requests, due_s, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""A service's HTTP surface with pretended pools, in a thread: no Ray."""
+"""A service's HTTP surface with pretended pools, and its dashboard's, in a thread: no Ray."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from tests.loadtest.painters import shown
 class StandIn:
     """Each pool paints one picture after the other, each in ``seconds``.
 
-    ``fails``: every so manieth request is refused; ``bodies``: all that was asked for.
+    ``fails``: every so manieth request is refused; ``config``: the ``user_config`` in force, which
+    the dashboard changes; ``bodies``: all that was asked for.
     """
 
     seconds: dict[str, float]
     fails: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,14 +50,38 @@ class StandIn:
         return Response(b"picture", headers={"X-Pool": name, "Server-Timing": timing})
 
     async def pools(self, request: Request) -> Response:
-        pools = [shown(name, price_per_hour=1.0, weight=50.0) for name in self.seconds]
-        told = {"policy": "weighted", "slo_s": 1.0, "config_problem": None, "pools": pools}
-        return JSONResponse(told)
+        config = {"policy": "weighted", "slo_s": 1.0, **self.config}
+        weights, profiles = config.get("weights", {}), config.get("profiles", {})
+        pools = [
+            shown(
+                name,
+                price_per_hour=1.0,
+                weight=weights.get(name, 50.0),
+                profile=profiles.get(name),
+            )
+            for name in self.seconds
+        ]
+        told = {"policy": config["policy"], "slo_s": config["slo_s"], "config_problem": None}
+        return JSONResponse({**told, "ingress_replicas": 1, "pools": pools})
+
+    async def deployed(self, request: Request) -> Response:
+        if request.method == "PUT":
+            (application,) = (await request.json())["applications"]
+            self.config = application["deployments"][0]["user_config"]
+            return Response()
+        emulated = {"accelerator": "card", "framework": "emulated", "emulation": {"step_s": 1}}
+        application = {
+            "name": "imagine",
+            "args": {"pools": dict.fromkeys(self.seconds, emulated)},
+            "deployments": [{"name": "Ingress", "user_config": self.config}],
+        }
+        return JSONResponse({"applications": {"imagine": {"deployed_app_config": application}}})
 
     def routes(self) -> list[Route]:
         return [
             Route("/imagine", self.imagine, methods=["POST"]),
             Route("/pools", self.pools, methods=["GET"]),
+            Route("/api/serve/applications/", self.deployed, methods=["GET", "PUT"]),
         ]
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from loadtest.__main__ import main
 from loadtest.exits import Exit
+from loadtest.outcome import Outcome
 from serve_app.live import LiveSettings
 from serve_app.validation import parse
 from tests.loadtest.stand_in import StandIn, standing_in
@@ -44,6 +45,7 @@ def test_a_load_is_sent_reported_recorded_and_replayed(quick: StandIn, tmp_path:
     first = list(quick.bodies)
     assert len(first) == 40
     assert len({body["seed"] for body in first}) == 40
+    assert len({body["prompt"] for body in first}) == 40
     assert all(body["num_inference_steps"] == 3 for body in first)
     report = read(tmp_path / "report.json")
     assert (report["planned"], report["sent"], report["pictures"]) == (40, 40, 40)
@@ -71,6 +73,18 @@ def test_errors_are_counted_by_kind_and_end_in_their_own_status(tmp_path: Path) 
     report = read(tmp_path / "report.json")
     assert report["errors"] == {"429 overloaded": 10}
     assert (report["pictures"], report["failed"]) == (30, 10)
+
+
+def test_the_work_for_a_request_does_not_grow_with_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    ok = Outcome.ok.fget
+    monkeypatch.setattr(Outcome, "ok", property(lambda one: (looks.append(one), ok(one))[1]))
+    with standing_in(StandIn({"a": 0.0, "b": 0.0})) as running:
+        main(f"run --url {running.url} --shape constant --rate 400 --duration 0.5".split())
+        assert len(running.bodies) == 200
+    assert 200 <= len(looks) <= 10 * 200
 
 
 def test_a_request_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
@@ -124,7 +138,8 @@ def test_a_dashboard_that_is_none_is_told_before_anything_is_measured(
     quick: StandIn, tmp_path: Path
 ) -> None:
     status = main(
-        f"breaking-point --url {quick.url} --apply --dashboard {quick.url} --out {tmp_path}".split()
+        f"breaking-point --url {quick.url} --minutes 0.05 --apply --dashboard {quick.url}/elsewhere"
+        f" --out {tmp_path}".split()
     )
     assert status == Exit.NOT_APPLIED
     assert quick.bodies == []
@@ -135,10 +150,13 @@ def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Pa
     with standing_in(StandIn({"a": 0.05, "b": 0.1})) as running:
         status = main(
             f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.15"
-            f" --side-by-side 2 --out {tmp_path}".split()
+            f" --side-by-side 2 --seed 1000 --out {tmp_path}".split()
         )
         assert status == Exit.DONE
         assert {body["pool"] for body in running.bodies} == {"a", "b"}
+        for pool in ("a", "b"):
+            seeds = sorted(body["seed"] for body in running.bodies if body["pool"] == pool)
+            assert seeds == list(range(1000, 1000 + len(seeds)))
     result = read(tmp_path / "breaking-point.json")
     assert set(result["pools"]) == {"a", "b"}
     for one in result["pools"].values():
@@ -153,6 +171,55 @@ def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Pa
     assert live.profiles["a"].images_per_minute == pytest.approx(
         result["pools"]["a"]["capacity"]["value"], abs=0.01
     )
+
+
+def test_what_pools_shows_of_a_pool_not_measured_stays_in_the_file(tmp_path: Path) -> None:
+    known = {"latency_s": 0.5, "images_per_minute": 90.0}
+    too_slow = {"latency_s": 9.0, "images_per_minute": 0.0}
+    pools = StandIn(
+        {"a": 0.05, "b": 0.1, "c": 9.0},
+        config={"profiles": {"a": known, "b": known, "c": too_slow}},
+    )
+    with standing_in(pools) as running:
+        status = main(
+            f"breaking-point --url {running.url} --pools a --slo-ms 5000 --minutes 0.08"
+            f" --out {tmp_path}".split()
+        )
+    assert status == Exit.DONE
+    written = yaml.safe_load((tmp_path / "user_config.yaml").read_text(encoding="utf-8"))
+    live = parse(LiveSettings, written, what="user_config")
+    # A rate of 0 is no setting: it stays the calibration's.
+    assert set(live.profiles) == {"a", "b"}
+    assert written["profiles"]["b"] == known
+    assert written["profiles"]["a"] != known
+    assert live.weights == {"a": 50.0, "b": 50.0, "c": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("weighted", None),
+        ("cost", "it makes its shares of profiles and prices"),
+        ("latency", "traffic will NOT follow the proposed weights"),
+    ],
+)
+def test_settings_are_applied_and_who_shares_is_said(
+    policy: str, words: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"policy": policy, "prices": {"a": 1.0, "b": 1.0}, "failover": {"leave_after_s": 4}}
+    with standing_in(StandIn({"a": 0.02, "b": 0.04}, config=config)) as running:
+        status = main(
+            f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.08 --side-by-side 2"
+            f" --apply --dashboard {running.url} --out {tmp_path}".split()
+        )
+    assert status == Exit.DONE
+    changes = read(tmp_path / "breaking-point.json")["user_config_changes"]
+    assert running.config == {**config, **changes}
+    assert running.config["weights"]["a"] > running.config["weights"]["b"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "applied: /pools shows the new weights and profiles" in said
+    # Before the minutes are spent, and again at the end.
+    assert said.count(words or "policy is") == (0 if words is None else 2)
 
 
 @pytest.mark.parametrize(

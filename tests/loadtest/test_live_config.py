@@ -13,8 +13,16 @@ import httpx
 import pytest
 import yaml
 
-from loadtest.breaking.live import LiveConfig, NotApplied, wait_until_applied
+from loadtest.breaking.live import (
+    ASKED,
+    LiveConfig,
+    NotApplied,
+    shown_config,
+    wait_until_applied,
+    with_changes,
+)
 from serve_app.validation import SettingsError
+from tests.loadtest.painters import shown as shown_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = {
@@ -94,6 +102,29 @@ def test_profiles_of_pools_not_measured_stay() -> None:
     assert merged["profiles"] == {"g6": kept, "inf2": CHANGES["profiles"]["inf2"]}
 
 
+def test_without_a_dashboard_what_pools_shows_stays_but_for_what_is_new() -> None:
+    kept, slow = (
+        {"latency_s": 1.0, "images_per_minute": 50.0},
+        {"latency_s": 9.0, "images_per_minute": 0.0},
+    )
+    pools = [
+        shown_pool("inf2", weight=70.0, profile=kept, price_per_hour=0.7),
+        shown_pool("g6", weight=30.0, profile=kept, price_per_hour=None),
+        shown_pool("trn1", weight=0.0, profile=slow),
+        shown_pool("g5_eager", weight=0.0, profile=None),
+    ]
+    present = shown_config({"policy": "latency", "slo_s": 2.0, "pools": pools})
+    # No pool keeps the objective, say: weights are not proposed.
+    changes = {"slo_s": 0.9, "profiles": CHANGES["profiles"]}
+    assert with_changes(present, changes) == {
+        "policy": "latency",
+        "slo_s": 0.9,
+        "weights": {"inf2": 70.0, "g6": 30.0, "trn1": 0.0, "g5_eager": 0.0},
+        "prices": {"inf2": 0.7, "trn1": 1.0, "g5_eager": 1.0},
+        "profiles": {"inf2": CHANGES["profiles"]["inf2"], "g6": kept},
+    }
+
+
 def test_what_would_be_refused_is_not_sent() -> None:
     dashboard = Dashboard(details())
     with pytest.raises(SettingsError, match=r"weights\.tpu: no such pool"):
@@ -125,10 +156,10 @@ def test_serves_own_refusal_is_passed_on() -> None:
         live(Dashboard(details(), refuses="bad schema")).apply(CHANGES)
 
 
-def shown_pools(weight: float, problem: str | None = None) -> dict[str, Any]:
+def shown_pools(weight: float, problem: str | None = None, replicas: int = 1) -> dict[str, Any]:
     profile = CHANGES["profiles"]["inf2"]
     pool = {"name": "inf2", "weight": weight, "profile": profile}
-    return {"config_problem": problem, "slo_s": 0.9, "pools": [pool]}
+    return {"config_problem": problem, "slo_s": 0.9, "ingress_replicas": replicas, "pools": [pool]}
 
 
 async def test_waiting_ends_when_the_service_shows_the_settings() -> None:
@@ -139,6 +170,20 @@ async def test_waiting_ends_when_the_service_shows_the_settings() -> None:
 
     await wait_until_applied(CHANGES, pools)
     assert answers == []
+
+
+@pytest.mark.parametrize("told", [3, 1])  # those that take settings may not be counted now
+async def test_one_ingress_replica_of_several_is_not_enough(told: int) -> None:
+    """The second one has the old settings until both have been asked five times."""
+    asked = 0
+
+    async def pools() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return shown_pools(40 if asked <= 10 and asked % 2 == 0 else 60, replicas=told)
+
+    await wait_until_applied(CHANGES, pools, 3, timeout_s=30.0)
+    assert asked == 10 + 3 * ASKED
 
 
 @pytest.mark.parametrize(

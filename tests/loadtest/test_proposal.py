@@ -23,9 +23,10 @@ from loadtest.breaking.result import Result, settings_yaml
 from loadtest.breaking.trial import Trial
 from loadtest.outcome import Answer, Outcome
 from serve_app.live import LiveSettings
-from serve_app.routing.speed import Profile
+from serve_app.routing.speed import Profile, Speed
+from serve_app.routing.work import Work
 from serve_app.validation import parse
-from tests.loadtest.painters import one_at_a_time, shown
+from tests.loadtest.painters import SimulatedPool, one_at_a_time, shown
 
 # The AWS sample's Table 1: pictures a minute, US dollars an hour; and its seconds a picture.
 SAMPLE = {
@@ -109,6 +110,33 @@ def test_a_profile_leaves_out_what_only_too_large_batches_do() -> None:
     assert profile_of(found(alone_s=1.4), replicas=1, slo_s=1.0) == Profile(1.4, 480.0)
 
 
+@pytest.mark.parametrize(
+    ("costs", "slo_s", "full"),
+    [
+        ({2: 50.0}, 0.9, True),  # one at a time: breaks at a quarter of what it can
+        ({2: 50.0, 16: 100.0}, 1.05, True),  # a full batch just keeps the objective
+        ({2: 50.0, 16: 100.0}, 0.7, False),  # full ones take 1 s
+    ],
+)
+async def test_a_measured_profile_means_what_a_calibrated_one_means(
+    costs: dict[int, float], slo_s: float, full: bool
+) -> None:
+    speed, work = Speed(costs, max(costs)), Work(2, 10)
+    options = FinderOptions(slo_s=slo_s, budget_s=300.0, at_once=max(costs) // 2)
+    measured = await Finder(SimulatedPool(speed, work), options).find()
+    profile, calibrated = profile_of(measured, 1, slo_s), speed.profile(work, slo_s)
+    assert profile is not None
+    assert measured.break_point is not None
+    assert profile.latency_s == pytest.approx(calibrated.latency_s)
+    # The break point has waiting in it.
+    breaks = measured.break_point.value * 60
+    assert breaks < 0.8 * calibrated.images_per_minute
+    if full:
+        assert profile.images_per_minute == pytest.approx(calibrated.images_per_minute, rel=0.05)
+    else:  # no trial has had just the best batch
+        assert breaks < profile.images_per_minute < 1.05 * calibrated.images_per_minute
+
+
 def test_costs_and_targets() -> None:
     made = propose(
         found(trial(4, 0.4, 30)),
@@ -179,4 +207,9 @@ async def test_a_result_becomes_files_that_the_service_takes(tmp_path: Path) -> 
     assert [point["rate_per_s"] for point in told["curve"]] == [one.rate for one in measured.trials]
     plot(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert result.table().row_count == 1
+    table = result.table()
+    assert table.row_count == 1
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["calibrated, /min"] == ["120.0"]
+    assert cells["$ per 1,000"] == [f"{proposal.dollars_per_1000:.3f}"]
+    assert cells["weight"] == ["100"]

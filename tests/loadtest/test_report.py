@@ -10,7 +10,7 @@ import pytest
 from loadtest.figures import percentiles, quantile
 from loadtest.fleet import Fleet
 from loadtest.host import HostLoad
-from loadtest.outcome import INTERRUPTED, Answer, Outcome
+from loadtest.outcome import INTERRUPTED, TIMEOUT, Answer, Outcome
 from loadtest.plot import plot
 from loadtest.report import Report, make_report
 from tests.loadtest.painters import shown
@@ -32,7 +32,7 @@ def outcomes() -> list[Outcome]:
     found = [Outcome(at, at, at + 1.0, Answer("a", "", 0.5)) for at in range(9)]
     found.append(Outcome(9.0, 11.0, 14.0, Answer("b", "", 0.5)))
     found += [Outcome(9.5, 9.5, 9.6, Answer(error="429 overloaded"))] * 2
-    found.append(Outcome(9.6, 9.6, 12.0, Answer(error="timeout")))
+    found.append(Outcome(9.6, 9.6, 12.0, Answer(error=TIMEOUT)))
     found.append(Outcome(9.7, 9.7, 12.0, Answer(error=INTERRUPTED)))
     return found
 
@@ -63,7 +63,17 @@ def test_counts_rates_and_errors() -> None:
     assert told.offered_per_s == 1.4
     assert told.served_per_s == pytest.approx(10 / 14)
     assert told.partial
-    assert told.problems == []
+
+
+def test_what_was_waited_for_in_vain_is_said_beside_the_percentiles() -> None:
+    (problem,) = report().problems
+    assert "1 of 14 requests were waited for in vain" in problem
+    refused = [Outcome(0.0, 0.0, 0.1, Answer(error="429 overloaded"))]
+    late = [Outcome(0.0, 0.0, 9.0, Answer(error="504 deadline_exceeded"))]
+    for outcomes, words in ((refused, []), (late, ["1 of 1 requests"])):
+        told = make_report({}, outcomes, Fleet(), IDLE, planned=1, due_s=1.0, partial=False)
+        assert len(told.problems) == len(words)
+        assert all(word in told.problems[0] for word in words)
 
 
 def test_latency_is_told_with_and_without_the_clients_own_lateness() -> None:

@@ -52,11 +52,18 @@ def test_bad_shapes_are_refused(shape: str, changes: dict[str, float], words: li
 
 def test_bodies_have_a_prompt_their_own_seeds_and_the_pin() -> None:
     first, second = islice(bodies({"num_inference_steps": 3}, "a", seed=2**32 - 1), 2)
-    assert first["prompt"]
     assert (first["seed"], second["seed"]) == (2**32 - 1, 0)
     assert first["pool"] == second["pool"] == "a"
     assert first["num_inference_steps"] == 3
     assert next(bodies({"prompt": "x", "seed": 5}))["seed"] == 5
+
+
+def test_prompts_are_unlike_and_the_same_seed_gives_the_same_ones() -> None:
+    """A replica remembers the latest prompts, so that equal ones would cost it nothing."""
+    prompts = [[body["prompt"] for body in islice(bodies(seed=7), 300)] for _ in range(2)]
+    assert prompts[0] == prompts[1]
+    assert len(set(prompts[0])) == 300
+    assert [body["prompt"] for body in islice(bodies({"prompt": "x"}), 2)] == ["x", "x"]
 
 
 def test_a_trace_survives_writing_and_reading(tmp_path: Path) -> None:

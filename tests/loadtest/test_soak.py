@@ -42,7 +42,12 @@ def spoilt(what: str) -> Record:
         processes = {"ingress": Size(unique=size.unique, **grown)}  # type: ignore[arg-type]
         record.samples[index] = Sample(sample.at, sample.requests, processes, objects)
     if what == "p50":
-        record.latencies = [(at, took * (1 + 3 * at / 3600)) for at, took in record.latencies]
+        record.latencies = [(at, took * (1 + 2 * at / 3600)) for at, took in record.latencies]
+    if what == "p95":  # every tenth
+        record.latencies = [
+            (at, took * (1 + 20 * (at / 3600) ** 2 * (at % 10 == 0)))
+            for at, took in record.latencies
+        ]
     if what == "instead of":
         record.unexpected.append("500 instead of 200")
     return record
@@ -52,10 +57,27 @@ def test_flat_is_flat() -> None:
     assert flat().problems() == []
 
 
-@pytest.mark.parametrize("what", ["resident", "files", "threads", "objects", "p50", "instead of"])
+@pytest.mark.parametrize(
+    "what", ["resident", "files", "threads", "objects", "p50", "p95", "instead of"]
+)
 def test_what_grows_is_named(what: str) -> None:
     (problem,) = spoilt(what).problems()
     assert what in problem
+
+
+def test_more_traffic_excuses_no_growth() -> None:
+    """24 MB are a leak, of a hundred kB or of one kB a request."""
+    record = spoilt("resident")
+    record.samples = [replace(one, requests=100 * one.requests) for one in record.samples]
+    (problem,) = record.problems()
+    assert "resident grew by 24 in 240000 requests (allowed: 20)" in problem
+
+
+def test_too_little_traffic_is_no_proof() -> None:
+    record = flat()
+    record.samples = [replace(one, requests=one.requests // 10) for one in record.samples]
+    (problem,) = record.problems()
+    assert "only 240 requests" in problem
 
 
 def test_a_process_that_comes_late_has_grown_by_all_it_is() -> None:
