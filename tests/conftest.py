@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-# Folders whose session fixtures are dear and write to a place of their own: one process each.
-_TOGETHER = ("tests/compile/",)
+# They use one artifact, which takes a minute to compile and lies in one place.
+_OF_ONE_ARTIFACT = ("tests/compile/test_path.py", "tests/compile/test_start_benchmark.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -18,8 +18,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folder = next((it for it in _TOGETHER if nodeid.startswith(it)), None)
-            return folder or super()._split_scope(nodeid)
+            file: str = super()._split_scope(nodeid)
+            return _OF_ONE_ARTIFACT[0] if file in _OF_ONE_ARTIFACT else file
 
     return Scheduling(config, log)
 

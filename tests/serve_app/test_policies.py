@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serve_app.routing.policies import POLICIES, Candidate, Policy, PolicyOptions
@@ -46,13 +46,14 @@ def test_every_policy_of_the_design_is_registered() -> None:
 
 
 @given(WEIGHTS_OF_100, st.integers(0, 99))
+@example([1, 1, 7, 84, 7], 0)  # by the last bits of sums some windows had six of a 7
 def test_every_window_of_100_holds_the_weights(weights: list[int], phase: int) -> None:
     pools = [snapshot(f"p{i}", weight=w) for i, w in enumerate(weights)]
     served = serve(make("weighted", phase=phase), pools, 250)
     for start in range(150):
         counts = Counter(served[start : start + 100])
         for pool in pools:
-            assert abs(counts[pool.name] - pool.weight) <= 1
+            assert counts[pool.name] == pool.weight
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=10))

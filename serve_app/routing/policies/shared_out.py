@@ -91,7 +91,8 @@ class SmoothRoundRobin:
             owed[name] += share
         slack = 1 / (2 * len(shares) - 2) if len(shares) > 1 else 0.0
         eligible = [name for name in shares if owed[name] >= slack - _ROUNDING] or list(shares)
-        first = min(eligible, key=lambda name: (1 - slack - owed[name]) / shares[name])
+        # Rounded: names that are equal must not be told apart by the last bits of a sum.
+        first = min(eligible, key=lambda name: round((1 - slack - owed[name]) / shares[name], 9))
         owed[first] -= 1
         rest = sorted((name for name in shares if name != first), key=lambda name: -owed[name])
         return [first, *rest]
