@@ -25,6 +25,8 @@ STEP_S, STEPS = 0.05, 8
 # Profiles tell of the model's default request, which has 50 steps; one at a time.
 PICTURE_S = STEP_S * 50
 SLO_S = 2.0
+# Of a pool. The load is more than one does; each more has to start on this machine's cores.
+MOST = 3
 PRICES = {"cheap": 0.5, "dear": 2.0}
 REQUEST = {"prompt": "a b c", "num_inference_steps": STEPS, "guidance_scale": 4.0}
 # A replica starts anew on this machine, beside others that start and work.
@@ -93,7 +95,7 @@ def make_config(folder: Path, port: int) -> dict[str, Any]:
             "resources": {"num_cpus": 0, "resources": {f"{name}_card": 1}},
             "engine": {"threads": 1, "max_rows": 2},
             "min_replicas": 0,
-            "max_replicas": 4,
+            "max_replicas": MOST,
             "elastic": {"provisioning_s": 8, "start_s": 5},
         }
         for name in PRICES
@@ -117,14 +119,14 @@ def make_config(folder: Path, port: int) -> dict[str, Any]:
         pools,
         ("FaultyPolicy", policy),
         live,
-        max_replicas=4,
+        max_replicas=MOST,
         look_back_period_s=5,
     )
 
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> Iterator[Stand]:
-    """The service with both pools at zero; each has a node for four replicas."""
+    """The service with both pools at zero; each has a node for all its replicas."""
     folder, port, dashboard = tmp_path_factory.mktemp("scaling"), free_port(), free_port()
     with cluster_head(dashboard) as cluster:
         stand = Stand(
@@ -144,7 +146,7 @@ def scaled(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> Iterator
 
 
 def add_node(stand: Stand, pool: str) -> None:
-    stand.nodes[pool] = stand.cluster.add_node(num_cpus=0, resources={f"{pool}_card": 4})
+    stand.nodes[pool] = stand.cluster.add_node(num_cpus=0, resources={f"{pool}_card": MOST})
 
 
 def answers(stand: Stand, path: str) -> bool:
@@ -185,13 +187,13 @@ def test_replicas_follow_the_load_and_lost_hardware_and_go_to_zero(scaled: Stand
     began = time.monotonic()
     load.start()
     try:
-        wait_for("more replicas", lambda: ready(scaled)["cheap"] >= 3, START_S)
+        wait_for("more replicas", lambda: ready(scaled)["cheap"] >= 2, START_S)
         wait_for("p95 under the objective", lambda: load.p95_s(10) < SLO_S, START_S)
         print(f"p95 {load.p95_s(10):.2f} s, {time.monotonic() - began:.1f} s after the step")
         told = scaled.pool("cheap")["autoscaling"]
         # The reason is another where this machine is so busy that starting takes long.
         assert (
-            told["target"] >= 3,
+            told["target"] >= 2,
             told["reason"] != "as configured",
             bool(told["changed_at"]),
         ) == (
@@ -203,7 +205,7 @@ def test_replicas_follow_the_load_and_lost_hardware_and_go_to_zero(scaled: Stand
         # The cheap pool's node is lost and none comes: the other pool takes over.
         scaled.cluster.remove_node(scaled.nodes.pop("cheap"), allow_graceful=False)
         lost = time.monotonic()
-        wait_for("the other pool", lambda: ready(scaled)["dear"] >= 3, START_S)
+        wait_for("the other pool", lambda: ready(scaled)["dear"] >= 2, START_S)
         print(f"the dear pool has taken over after {time.monotonic() - lost:.1f} s")
         wait_for("the shortage", lambda: supply(scaled, "cheap") == "short", START_S)
         wait_for("p95 under the objective", lambda: load.p95_s(10) < SLO_S, START_S)
@@ -212,7 +214,7 @@ def test_replicas_follow_the_load_and_lost_hardware_and_go_to_zero(scaled: Stand
         add_node(scaled, "cheap")
         back = time.monotonic()
         wait_for("supply", lambda: supply(scaled, "cheap") == "open", 3 * START_S)
-        wait_for("the cheap pool", lambda: ready(scaled)["cheap"] >= 3, START_S)
+        wait_for("the cheap pool", lambda: ready(scaled)["cheap"] >= 2, START_S)
         wait_for("the dear pool gone", lambda: ready(scaled)["dear"] == 0, START_S)
         print(f"all is at the cheap pool again after {time.monotonic() - back:.1f} s")
     finally:
