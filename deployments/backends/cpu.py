@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from deployments.backends.allocation import keep_freed_memory
 from deployments.backends.packaged import GraphSource
 from deployments.backends.pipeline import PipelineBackend
 from deployments.engine.calibration import LONG_STEP_MS, time_rows
@@ -29,6 +30,7 @@ def create(options: ReplicaOptions, graphs: GraphSource | None = None) -> Pipeli
         options: what the replica was told.
         graphs: compiled ones to run in the place of the model's own parts.
     """
+    keep_freed_memory()
     torch.set_num_threads(options.threads or usable_cores())
     dtype = getattr(torch, options.dtype or "float32")
     pipe = load_pipeline(options.model_source, options.model_revision)
