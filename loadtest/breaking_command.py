@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,13 @@ async def _measure(
         )
         partial = await _with_progress(search, console)
         result = await search.result(asked, partial=partial)
+        if options.pools == "all":
+            absent = [
+                f"{pool['name']}: no ready replica, not measured; its weight and profile stay"
+                for pool in shown["pools"]
+                if not pool["available"]
+            ]
+            result = replace(result, problems=[*result.problems, *absent])
         # What was measured is kept, whatever the dashboard says.
         _write(result, out, console)
         if result.changes:

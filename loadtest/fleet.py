@@ -53,24 +53,19 @@ class Fleet:
         return self.replica_s[pool] / self.seconds
 
     async def watch(self, service: LoadedService) -> None:
-        """Look every ``PERIOD_S`` seconds, until cancelled.
-
-        Raises:
-            Unreachable: not even the first look succeeds.
-        """
-        pools = await service.pools()
-        self.add(pools, 0.0)
-        last = time.monotonic()
+        """Look every ``PERIOD_S`` seconds, until cancelled."""
+        pools, last = None, time.monotonic()
         try:
             while True:
-                await asyncio.sleep(PERIOD_S)
                 try:
                     pools = await service.pools()
                 except Unreachable:
                     self.missed += 1
-                    continue
-                now = time.monotonic()
-                self.add(pools, now - last)
-                last = now
+                else:
+                    now = time.monotonic()
+                    self.add(pools, now - last)
+                    last = now
+                await asyncio.sleep(PERIOD_S)
         finally:  # what has passed since the last look is paid for as well
-            self.add(pools, time.monotonic() - last)
+            if pools is not None:
+                self.add(pools, time.monotonic() - last)

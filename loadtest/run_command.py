@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -98,7 +99,8 @@ def make_schedule(options: argparse.Namespace) -> tuple[Schedule, float]:
         if options.trace is None:
             raise ValueError("--trace: missing; shape replay needs it")
         recorded = read_trace(options.trace)
-        until_s = options.duration or recorded[-1][0]
+        # Beyond its end nothing is due: rates are over what there was.
+        until_s = min(options.duration or math.inf, recorded[-1][0])
         schedule: Schedule = [(at_s, {**body, **pin}) for at_s, body in recorded if at_s <= until_s]
         return schedule, until_s
     for name in ("rate", "duration"):
@@ -171,7 +173,7 @@ async def load(
                 await drive(schedule, service.paint, told, sending=sending, stop=stop)
             finally:
                 watching.cancel()
-                with suppress(asyncio.CancelledError, Unreachable):
+                with suppress(asyncio.CancelledError):
                     await watching
     if stop.is_set():
         due_s = max((one.due_s for one in outcomes), default=0.0)

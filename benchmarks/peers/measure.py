@@ -35,6 +35,7 @@ STEPS, WEIGHTS = (4, 8, 16), (0.3, 0.5, 0.2)
 CONCURRENCY = (1, 8, 64, 512)
 FEWEST, ROUNDS = 64, 2  # one-step pictures in all, and by each client
 SIDES = {64: 16, 128: 16, 256: 8}  # pixels, and how many pictures
+IDLE_S = 5.0
 # Pools and ingress replicas.
 LIGHT = ((1, 1), (10, 1), (10, 4), (50, 1))
 STOCK = "the stock pipeline"
@@ -51,9 +52,9 @@ class Effort:
         alone: requests of a single client.
     """
 
-    requests: int = 64
+    requests: int = 128
     clients: int = 32
-    seconds: float = 10.0
+    seconds: float = 15.0
     alone: int = 30
 
 
@@ -64,11 +65,13 @@ def mixed(count: int, seed: int) -> list[Order]:
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Times of a Poisson process within ``seconds``."""
-    chance, times, now = random.Random(seed), list[float](), 0.0
-    while (now := now + chance.expovariate(rate)) < seconds:
-        times.append(now)
-    return times or [0.0]
+    """Times of a Poisson process within ``seconds``, given that it has as many as expected.
+
+    So many independent uniform times have that distribution. The number of an unconditioned process
+    varies: of 150 by a twelfth, which near the capacity decides how long all wait.
+    """
+    chance = random.Random(seed)
+    return sorted(chance.uniform(0, seconds) for _ in range(max(1, round(rate * seconds))))
 
 
 def told(outcome: Outcome) -> dict[str, object]:
@@ -139,19 +142,20 @@ class Measurer:
             )
             self._results.add("curve", STOCK, 0, images_per_s=json.loads(done.stdout))
 
-    @property
-    def capacity(self) -> float:
-        """Pictures a second of the best static batching, mixed steps, in the first turn.
+    def capacity(self, turn: int) -> float:
+        """Pictures a second of the best static batching, mixed steps, in this turn.
 
         Raises:
             LookupError: none was measured.
         """
         batching = {c.name for c in contestants(self._folder) if c.batches}
         cells = [c for c in self._results.of("mixed") if c["server"] in batching]
-        first = [cell["rate"] for cell in cells if cell["turn"] == 0]
-        if not first:
-            raise LookupError("no static batching was measured; run the part 'saturated' first")
-        return float(max(first))
+        rates = [cell["rate"] for cell in cells if cell["turn"] == turn]
+        if not rates:
+            raise LookupError(
+                f"no static batching was measured in turn {turn}; run the part 'saturated' first"
+            )
+        return float(max(rates))
 
     def _run(self, contestant: Contestant, turn: int, kinds: Sequence[str]) -> None:
         """The kinds that are missing, in one run of the server."""
@@ -197,7 +201,7 @@ class Measurer:
                 orders = [Order(seed) for seed in range(effort.requests)]
             measured = told(asyncio.run(client.closed_loop(orders, effort.clients)))
         elif kind.startswith("load "):
-            rate = self.capacity * int(kind.removeprefix("load ")) / 100
+            rate = self.capacity(turn) * int(kind.removeprefix("load ")) / 100
             due = arrivals(rate, effort.seconds, turn)
             outcome = asyncio.run(client.open_loop(mixed(len(due), turn), due))
             measured = told(outcome) | {"offered": round(rate, 3)}
@@ -206,12 +210,19 @@ class Measurer:
         elif kind == "size":
             measured = {"by_side": self._by_side()}
         elif kind == "light":
-            alone = asyncio.run(client.closed_loop([Order(i) for i in range(100)], 1))
-            many = asyncio.run(client.closed_loop([Order(i) for i in range(500)], 32))
+            idle = server.busy_cores(IDLE_S)
+            alone, many = (
+                [
+                    told(asyncio.run(client.closed_loop([Order(i) for i in range(count)], clients)))
+                    for _ in range(3)
+                ]
+                for count, clients in ((50, 1), (300, 32))
+            )
             pss, _ = server.memory_mb()
             measured = {
-                "alone": told(alone),
-                "many": told(many),
+                "idle_cores": round(idle, 3),
+                "alone": alone,
+                "many": many,
                 "cold_s": round(server.cold_s, 1),
                 "pss_mb": round(pss),
             }

@@ -65,6 +65,23 @@ class Running:
         """Processes."""
         return len(family(self.process))
 
+    def busy_cores(self, seconds: float) -> float:
+        """Cores that all its processes together keep busy, over so many seconds from now."""
+
+        def used() -> float:
+            total = 0.0
+            for one in family(self.process):
+                try:
+                    times = one.cpu_times()
+                except psutil.NoSuchProcess:
+                    continue
+                total += times.user + times.system
+            return total
+
+        begin = used()
+        time.sleep(seconds)
+        return (used() - begin) / seconds
+
     def memory_by_kind(self) -> dict[str, float]:
         """PSS in MB by what a process is."""
         kinds: dict[str, float] = {}

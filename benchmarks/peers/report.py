@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def page(results: Results, picture: Path) -> str:
         ("Larger pictures", sizes),
         ("More pools, more ingress replicas", light),
         ("Where others are better", better),
-        ("Who was not measured", failed),
+        ("Who was not measured, and what failed", failed),
     ]
     where = os.path.relpath(picture, ROOT / "docs")
     lines = ["# Beside others", "", *conditions(results)]
@@ -136,5 +137,27 @@ def failed(results: Results) -> list[str]:
     said = {cell["server"]: cell["error"] for cell in cells}
     absent = [server for server in (*OTHERS, OURS, OURS_HAPROXY) if server not in up]
     if not absent:
-        return ["All were.", ""]
-    return [*(f"* {said.get(name, f'{name}: not part of this run')}" for name in absent), ""]
+        lines = ["All were measured.", ""]
+    else:
+        lines = [*(f"* {said.get(name, f'{name}: not part of this run')}" for name in absent), ""]
+    return [*lines, *failures(results)]
+
+
+def failures(results: Results) -> list[str]:
+    """Whose requests failed, how many, and what clients saw."""
+    found = dict[str, Counter[str]]()
+    for cell in results.cells:
+        for one in (cell, *cell.get("by_clients", {}).values(), *cell.get("by_side", {}).values()):
+            for error in one.get("errors", ()):
+                found.setdefault(cell["server"], Counter())[error] += 1
+    rows = [
+        (server, ", ".join(f"{count} × {error}" for error, count in kinds.most_common()))
+        for server, kinds in found.items()
+    ]
+    if not rows:
+        return ["No request failed.", ""]
+    return [
+        "Requests that failed, in the tables above counted as errors and left out of images/s:",
+        "",
+        *table(("server", "what the client saw"), rows),
+    ]

@@ -79,10 +79,3 @@ def best(
     if not means:
         return None
     return min(means) if least else max(means)
-
-
-def best_percentile(results: Results, kind: str, which: int) -> float | None:
-    """The least latency of any static batching at a load."""
-    found = [percentiles(results, kind, server) for server in static(results)]
-    values = [one[which] for one in found if one is not None]
-    return min(values) if values else None

@@ -12,10 +12,11 @@ from benchmarks.peers.contestants import (
 )
 from benchmarks.peers.lateness import late
 from benchmarks.peers.measure import CONCURRENCY, FEWEST, LOADS, ROUNDS, SIDES
+from benchmarks.peers.ratios import Figure, against
 from benchmarks.peers.results import Results
 from benchmarks.peers.summary import (
+    Value,
     best,
-    best_percentile,
     figure,
     percentiles,
     ratio,
@@ -64,7 +65,7 @@ def saturated(results: Results) -> list[str]:
 
 
 def curve(results: Results) -> list[str]:
-    """What a batch can gain at all."""
+    """What a batch gains the stock pipeline."""
     lines = []
     for cell in results.of("curve"):
         rates = cell["images_per_s"]
@@ -73,7 +74,8 @@ def curve(results: Results) -> list[str]:
         shown = ["images/s, 8 steps", *(number(rate, 1) for rate in rates.values())]
         gains = ["÷ one", *(number(rate / first) for rate in rates.values())]
         lines += [
-            "What batching can gain on this machine at all, of the stock pipeline alone:",
+            "What batching gains the stock pipeline alone, in one process without a server,"
+            " measured once before the others:",
             "",
             *table(heads, [shown, gains]),
         ]
@@ -94,7 +96,6 @@ def loads(results: Results) -> list[str]:
     rows = []
     for load in LOADS:
         kind = f"load {load}"
-        p50s, p95s = (best_percentile(results, kind, which) for which in (0, 1))
         for server in results.servers(kind):
             found = percentiles(results, kind, server)
             if found is None:
@@ -109,24 +110,37 @@ def loads(results: Results) -> list[str]:
                     f"{number(min(medians), 0)} to {number(max(medians), 0)}",
                     number(p95, 0),
                     number(p99, 0),
-                    number(ratio(p50, p50s)),
-                    number(ratio(p95, p95s)),
+                    *(over_static(results, kind, server, percent) for percent in (50, 95)),
                     str(errors(results, [kind], server)),
                 ]
             )
     if not rows:
         return []
-    offered = results.of(f"load {LOADS[0]}")[0]["offered"] / LOADS[0] * 100
-    count = len(results.of(f"load {LOADS[-1]}")[0]["latencies_ms"])
+    offered = {
+        cell["turn"]: f"{cell['offered'] / LOADS[0] * 100:.1f}"
+        for cell in results.of(f"load {LOADS[0]}")
+    }
+    capacities = ", ".join(offered[turn] for turn in sorted(offered))
+    last = results.of(f"load {LOADS[-1]}")[0]
+    count = len(last["latencies_ms"]) + len(last["errors"])
     head = ("load", "server", "p50 ms", "p50 by turn", "p95 ms", "p99 ms", "p50 ÷ best static")
     return [
-        f"Open loop, Poisson arrivals, mixed steps, the same for all. 100 % is {offered:.1f}"
-        f" images/s, what the best static batching did in the first turn. A cell has some {count}"
-        " requests a turn at the highest load, so that p99 rests on a few requests. One at a time"
-        " cannot carry more than the first load. A request that failed counts as infinitely late.",
+        "Open loop, mixed steps, Poisson arrivals of exactly the expected number, the same for all."
+        f" 100 % is what the best static batching did in the same turn: {capacities} images/s. A"
+        f" cell has some {count} requests a turn at the highest load, so that p99 rests on a few"
+        " requests. One at a time cannot carry more than the first load. A request that failed"
+        " counts as infinitely late. Ratios are those of the goals: turn by turn, then their"
+        " geometric mean; milliseconds are over all requests of all turns.",
         "",
         *table((*head, "p95 ÷ best static", "errors"), rows),
     ]
+
+
+def over_static(results: Results, kind: str, server: str, percent: float) -> str:
+    """A server's percentile over the best static batching's, as the goals have it."""
+    what = Figure(kind, "latencies_ms", percent)
+    found = against(results, what, server, static(results))
+    return number(found.mean if found else None)
 
 
 def alone(results: Results) -> list[str]:
@@ -243,24 +257,33 @@ def light(results: Results) -> list[str]:
     cells = results.of("light")
     if not cells:
         return []
-    rows = [
-        [
-            cell["server"],
-            number(figure(cell["alone"], "latencies_ms"), 1),
-            f"{cell['many']['rate']:,.0f}",
-            f"{cell['cold_s']:.0f}",
-            f"{cell['pss_mb']:,}",
-            str(len(cell["alone"]["errors"]) + len(cell["many"]["errors"])),
-        ]
-        for cell in cells
-    ]
-    head = ("", "p50 ms, 1 client", "requests/s, 32 clients", "s to start", "PSS MB", "errors")
+    rows = []
+    for cell in cells:
+        medians = Value.of([figure(one, "latencies_ms") for one in cell["alone"]])
+        rates = Value.of([one["rate"] for one in cell["many"]])
+        rows.append(
+            [
+                cell["server"],
+                medians.text(1) if medians else ABSENT,
+                rates.text(0) if rates else ABSENT,
+                f"{cell['idle_cores']:.2f}",
+                f"{cell['cold_s']:.0f}",
+                f"{cell['pss_mb']:,}",
+                str(sum(len(one["errors"]) for one in (*cell["alone"], *cell["many"]))),
+            ]
+        )
+    head = (
+        "", "p50 ms, 1 client", "requests/s, 32 clients", "cores when idle", "s to start", "PSS MB",
+        "errors",
+    )  # fmt: skip
     return [
         "The real proxy, ingress, routing and handles in front of pools that answer at once with"
-        " a ready picture and hold no model, so that fifty fit one machine. One measurement each;"
-        " client, proxy, ingress and pools share the cores, so that more ingress replicas can"
-        " gain only what the proxy leaves. The cost of a routing decision alone, by pools, is in"
-        " [the routing table](../benchmarks/routing.md).",
+        " a ready picture and hold no model, so that fifty fit one machine. Measured three times"
+        " after one start, ± half the range; client, proxy, ingress and pools share the cores, so"
+        " that more ingress replicas can gain only what the proxy leaves. What the processes take"
+        " of the cores with nobody asking is Ray's and Serve's keeping of a process for each pool"
+        " (health, queue lengths, metrics), which elsewhere have their own machines. The cost of a"
+        " routing decision alone, by pools, is in [the routing table](../benchmarks/routing.md).",
         "",
         *table(head, rows),
     ]

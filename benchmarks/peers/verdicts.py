@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from benchmarks.paired import Ratio
 from benchmarks.peers.contestants import OURS, PLAIN
+from benchmarks.peers.ratios import Figure, against
 from benchmarks.peers.results import Results
-from benchmarks.peers.summary import figure, static
+from benchmarks.peers.summary import static
 from benchmarks.peers.tables import number
 
 SATURATED = 1.0  # at least so many times the best static batching
@@ -51,46 +49,25 @@ class Verdict:
         return _WORDS[decide(self.limit)]
 
     @property
+    def missed(self) -> bool:
+        """Whether it certainly was."""
+        return self.word == "missed"
+
+    @property
+    def behind(self) -> bool:
+        """Whether the mean alone misses it, be it within noise."""
+        if self.measured is None or math.isnan(self.measured.mean):
+            return False
+        mean = self.measured.mean
+        return mean < self.limit if self.at_least else mean > self.limit
+
+    @property
     def text(self) -> str:
         """The ratio, and between what it lies if there is more than one turn."""
         found = self.measured
         if found is None or found.pairs == 1 or not math.isfinite(found.mean):
             return number(found.mean if found else None)
         return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What is compared: the ``key`` of cells of a ``kind``, of figures by request a percentile."""
-
-    kind: str
-    key: str
-    percent: float = 50
-    more: bool = False
-
-    def turns(self, results: Results, server: str) -> dict[int, float]:
-        """A server's, by turn."""
-        cells = results.of(self.kind, server)
-        return {cell["turn"]: figure(cell, self.key, self.percent) for cell in cells}
-
-
-def against(results: Results, what: Figure, ours: str, others: Sequence[str]) -> Ratio | None:
-    """Ours over the best other's of the same turn; the best is so over all the turns they share."""
-    mine, pairs = what.turns(results, ours), []
-    for other in others:
-        theirs = what.turns(results, other)
-        both = sorted(mine.keys() & theirs.keys())
-        if both:
-            pairs.append(([mine[turn] for turn in both], [theirs[turn] for turn in both]))
-    if not pairs:
-        return None
-    ahead = max if what.more else min
-    above, below = ahead(pairs, key=lambda pair: float(np.mean(pair[1])))
-    # What fails is no yardstick, else failing less would be a win.
-    for figures, instead in ((below, math.nan), (above, 0.0 if what.more else math.inf)):
-        if not all(math.isfinite(one) and one > 0 for one in figures):
-            return Ratio(instead, instead, instead, len(figures))
-    return Ratio.of(above, below)
 
 
 def verdicts(results: Results, ours: str = OURS) -> list[Verdict]:

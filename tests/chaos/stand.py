@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,8 @@ POOLS = ("alpha", "beta", "gamma")
 INGRESS = "Ingress"
 REQUESTS = 300
 AT_ONCE = 16
+# What is under way when a replica dies is sent again, and a few that were on their way to it.
+MOST_RETRIES = 2 * AT_ONCE
 # Of a replica that starts anew on this machine while others work.
 BACK_WITHIN_S = 120.0
 
@@ -42,6 +44,14 @@ def request(seed: int) -> dict[str, Any]:
         "num_inference_steps": 1 + seed % 3,
         "guidance_scale": 4.0 if seed % 4 else 1.0,
     }
+
+
+def row_steps(seeds: Iterable[int]) -> int:
+    """Rows of the batch times steps that the requests of these seeds take."""
+    asked = map(request, seeds)
+    return sum(
+        one["num_inference_steps"] * (2 if one["guidance_scale"] > 1 else 1) for one in asked
+    )
 
 
 Ask = Callable[[httpx.AsyncClient, int], Awaitable[httpx.Response]]
@@ -231,8 +241,12 @@ class Stand:
         *,
         refused: frozenset[int] = frozenset(),
         counted: bool = True,
+        retries: int = MOST_RETRIES,
     ) -> None:
-        """Every request has one answer; each picture is right; nothing else but ``refused``."""
+        """Every request has one answer; each picture is right; nothing else but ``refused``.
+
+        At most ``retries`` were sent again: none where nothing dies, stops or hangs.
+        """
         wrong = [
             seed
             for seed, answer in outcome.answers.items()
@@ -257,6 +271,7 @@ class Stand:
         print(f"\n{entry}, {dict(outcome.statuses)}, by pool {dict(outcome.pools)}")
         assert set(outcome.statuses) <= {200} | refused, outcome.statuses
         assert (wrong, entry.lost, entry.duplicated) == ([], 0, 0), outcome.lost
+        assert entry.retried <= retries, "more was sent again than can have been lost"
 
     def learn(self, count: int = REQUESTS) -> None:
         """Every picture, painted alone (one at a time) by one pool."""
@@ -271,6 +286,7 @@ class Stand:
 
         with ThreadPoolExecutor() as threads:
             list(threads.map(of_pool, range(len(self.pools))))
+        assert len(set(self.pictures.values())) == count, "a swap of two alike could not be seen"
 
     def settle(self) -> None:
         """Wait until no work is left anywhere."""

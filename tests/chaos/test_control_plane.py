@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -18,6 +19,8 @@ from tests.e2e.conftest import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 REQUESTS = 200
+# A client that got no good answer for so long gives up, and its request counts as lost.
+GIVE_UP_S = 120.0
 
 
 class WithKey:
@@ -31,7 +34,8 @@ class WithKey:
         self.resent: Counter[str] = Counter()
 
     async def __call__(self, client: httpx.AsyncClient, seed: int) -> httpx.Response:
-        while True:
+        until = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < until:
             try:
                 answer = await client.post(
                     "/v1/images/generations",
@@ -45,6 +49,7 @@ class WithKey:
                     return answer
                 self.resent[str(answer.status_code)] += 1
             await asyncio.sleep(0.5)
+        raise httpx.TransportError(f"no good answer for {GIVE_UP_S:g} s")
 
 
 async def test_an_ingress_replica_is_killed(fresh: Shared) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
+import asyncio
 
-import httpx
 import pytest
 
+from tests.chaos.exported import exported, settled
 from tests.chaos.shared import Shared
 from tests.e2e.conftest import wait_for
 
@@ -18,17 +16,8 @@ REQUESTS = 200
 
 
 def metric(stand: Shared, name: str) -> float:
-    """The largest value of a gauge over all processes; what has died is still exported."""
-    folder = Path(stand.cluster.head_node.get_session_dir_path())
-    found = json.loads((folder.parent / "prom_metrics_service_discovery.json").read_text("utf-8"))
-    values = [0.0]
-    for target in found[0]["targets"]:
-        try:
-            text = httpx.get(f"http://{target}/metrics", timeout=10).text
-        except httpx.TransportError:
-            continue  # a node that is gone
-        values += map(float, re.findall(rf"^ray_{name}\{{.*\}} ([\d.e+]+)$", text, re.MULTILINE))
-    return max(values)
+    """The largest value of a gauge over all processes."""
+    return max(exported(stand, name), default=0.0)
 
 
 async def test_cloudwatch_goes_and_comes_back(fresh: Shared) -> None:
@@ -41,8 +30,9 @@ async def test_cloudwatch_goes_and_comes_back(fresh: Shared) -> None:
 
     wait_for("drops that are counted", dropped, 60)
     assert metric(fresh, "imagine_cloudwatch_failures") > 0
-    sent = metric(fresh, "imagine_cloudwatch_sent")
     fresh.moto.start()
+    # What waited from the outage first: the ones below are to be sent on top of that.
+    sent = await asyncio.to_thread(settled, lambda: metric(fresh, "imagine_cloudwatch_sent"))
     outcome = await fresh.run(count=50)
     fresh.check("CloudWatch back", outcome)
     wait_for("more sent", lambda: metric(fresh, "imagine_cloudwatch_sent") >= sent + 50, 60)

@@ -23,11 +23,12 @@ from tests.loadtest.painters import shown
 class StandIn:
     """Each pool paints one picture after the other, each in ``seconds``.
 
-    ``fails``: every so manieth request is refused; ``config``: the ``user_config`` in force, which
-    the dashboard changes; ``bodies``: all that was asked for.
+    ``absent`` pools have no replica. ``fails``: every so manieth request is refused; ``config``:
+    the ``user_config`` in force, which the dashboard changes; ``bodies``: all that was asked for.
     """
 
     seconds: dict[str, float]
+    absent: frozenset[str] = frozenset()
     fails: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
     url: str = ""
@@ -55,6 +56,8 @@ class StandIn:
         pools = [
             shown(
                 name,
+                available=name not in self.absent,
+                ready_replicas=int(name not in self.absent),
                 price_per_hour=1.0,
                 weight=weights.get(name, 50.0),
                 profile=profiles.get(name),

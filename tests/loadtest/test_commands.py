@@ -61,6 +61,10 @@ def test_a_load_is_sent_reported_recorded_and_replayed(quick: StandIn, tmp_path:
         {**body, "pool": "b"} for body in sorted(first, key=lambda body: body["seed"])
     ]
     assert read(tmp_path / "report.json")["pools"]["b"]["share"] == 1.0
+    # Longer than the trace is: nothing more is due, and the rate is what it was.
+    status = main(f"run {common} --shape replay --trace {trace} --duration 60".split())
+    assert status == Exit.DONE
+    assert read(tmp_path / "report.json")["offered_per_s"] == pytest.approx(40, rel=0.1)
 
 
 def test_errors_are_counted_by_kind_and_end_in_their_own_status(tmp_path: Path) -> None:
@@ -147,7 +151,8 @@ def test_a_dashboard_that_is_none_is_told_before_anything_is_measured(
 
 def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Path) -> None:
     """How long a picture takes here decides nothing; that everything is told does."""
-    with standing_in(StandIn({"a": 0.05, "b": 0.1})) as running:
+    pools = StandIn({"a": 0.05, "b": 0.1, "c": 0.1}, absent=frozenset("c"))
+    with standing_in(pools) as running:
         status = main(
             f"breaking-point --url {running.url} --slo-ms 5000 --minutes 0.15"
             f" --side-by-side 2 --seed 1000 --out {tmp_path}".split()
@@ -159,15 +164,17 @@ def test_break_points_over_http_become_files_that_the_service_takes(tmp_path: Pa
             assert seeds == list(range(1000, 1000 + len(seeds)))
     result = read(tmp_path / "breaking-point.json")
     assert set(result["pools"]) == {"a", "b"}
+    assert "c: no ready replica, not measured; its weight and profile stay" in result["problems"]
     for one in result["pools"].values():
         bounds = one["capacity"]
         assert 0 < bounds["low"] <= bounds["value"] <= bounds["high"]
         assert len(one["curve"]) >= 3
     written = yaml.safe_load((tmp_path / "user_config.yaml").read_text(encoding="utf-8"))
     live = parse(LiveSettings, written, what="user_config")
-    assert sum(live.weights.values()) == 100
+    assert live.weights["a"] + live.weights["b"] == 100
+    assert live.weights["c"] == 50.0
     assert live.slo_s == 5.0
-    assert live.prices == {"a": 1.0, "b": 1.0}
+    assert live.prices == {"a": 1.0, "b": 1.0, "c": 1.0}
     assert live.profiles["a"].images_per_minute == pytest.approx(
         result["pools"]["a"]["capacity"]["value"], abs=0.01
     )

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from loadtest.fleet import PERIOD_S, Fleet
-from loadtest.service import LoadedService
+from loadtest.service import LoadedService, Unreachable
 
 
 class OnePool:
@@ -31,3 +31,23 @@ async def test_what_passed_since_the_last_look_is_paid_for(seconds: float) -> No
     assert seconds <= fleet.seconds <= time.monotonic() - began
     assert fleet.dollars("a") == pytest.approx(2 * fleet.seconds)
     assert fleet.mean_replicas("a") == pytest.approx(2)
+
+
+async def test_a_first_look_that_fails_is_counted_and_not_the_last() -> None:
+    class Late(OnePool):
+        looks = 0
+
+        async def pools(self) -> dict[str, Any]:
+            self.looks += 1
+            if self.looks == 1:
+                raise Unreachable("not yet")
+            return await super().pools()
+
+    fleet = Fleet()
+    watching = asyncio.create_task(fleet.watch(cast(LoadedService, Late())))
+    await asyncio.sleep(PERIOD_S * 1.25)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    assert fleet.missed == 1
+    assert fleet.seconds > PERIOD_S, "the time without an answer counts as well"
