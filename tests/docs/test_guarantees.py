@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT
-from tests.docs.guarantees import PAGE, last_change, outcomes, rows, stale, unproven
+from tests.docs.guarantees import PAGE, last_change, outcomes, rows, skipped, stale, unproven
 
 ROWS = rows(PAGE.read_text("utf-8"))
 TEST = "tests/docs/test_x.py::test_y"
@@ -31,7 +31,9 @@ def test_a_figure_or_why_there_is_none() -> None:
     assert not [row.promise for row in ROWS if not row.figure.strip("-– ")]
 
 
-@pytest.mark.parametrize("test", sorted({test for row in ROWS for test in row.tests}))
+@pytest.mark.parametrize(
+    "test", sorted({test for row in ROWS for test in (*row.tests, *row.allowed)})
+)
 def test_the_test_exists(test: str) -> None:
     path, _, name = test.partition("::")
     tree = ast.parse((ROOT / path).read_text("utf-8"))
@@ -51,6 +53,8 @@ def test_the_test_exists(test: str) -> None:
         "| it holds | tests/docs/test_x.py::test_y | 5 |",
         f"| it holds | `{TEST}`, and more | 5 |",
         f"| it holds | `{TEST}` `{TEST}` | 5 |",
+        f"| it holds | `{TEST}`; where the machine allows: | 5 |",
+        f"| it holds | where the machine allows: `{TEST}` | 5 |",
         f"| it holds | `{TEST}` | 5 | 6 |",
         f"it holds | `{TEST}` | 5",
         f"{GOOD} ",
@@ -80,6 +84,26 @@ def test_a_row_that_is_no_row_is_not_passed_over(row: str) -> None:
 def test_only_a_test_that_ran_and_passed_proves(reports: list[str], how: str | None) -> None:
     expected = [] if how is None else [f"it holds: {TEST} {how}"]
     assert unproven(HEAD + GOOD, outcomes(reports)) == expected
+
+
+@pytest.mark.parametrize(
+    ("inside", "how", "told"),
+    [
+        ("", None, False),
+        ("<skipped/>", None, True),
+        ("<failure/>", "failure", False),
+        (None, "not run", False),
+    ],
+)
+def test_what_a_machine_may_not_allow_is_told_and_may_not_fail(
+    inside: str | None, how: str | None, told: bool
+) -> None:
+    other = "tests/docs/test_x.py::test_z"
+    page = f"{HEAD}| it holds | `{TEST}`; where the machine allows: `{other}` | 5 |"
+    reports = [report("")] + ([] if inside is None else [report(inside, "test_z")])
+    ended = outcomes(reports)
+    assert unproven(page, ended) == ([] if how is None else [f"it holds: {other} {how}"])
+    assert skipped(page, ended) == ([f"it holds: {other}"] if told else [])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from loadtest.outcome import Answer, Outcome
 from serve_app.routing.speed import Speed
 from serve_app.routing.work import Work
 from tests.loadtest.painters import SimulatedPool, one_at_a_time
+from tests.loadtest.queueing import md1_break
 
 SECONDS = 0.5
 
@@ -20,22 +21,6 @@ SECONDS = 0.5
 async def find(pool: SimulatedPool, **changes: object) -> Found:
     values: dict[str, object] = {"slo_s": 2.0, "budget_s": 300.0} | changes
     return await Finder(pool, FinderOptions(**values)).find()  # type: ignore[arg-type]
-
-
-def md1_break(slo_s: float, percent: float) -> float:
-    """The rate at which so many percent of an M/D/1 queue's times just reach ``slo_s``.
-
-    By Lindley's recursion over half a million requests, halving.
-    """
-    gaps = np.random.default_rng(0).exponential(1.0, 500_000)
-    low, high = 0.0, 1 / SECONDS
-    for _ in range(14):
-        rate = (low + high) / 2
-        walk = np.cumsum(SECONDS - gaps / rate)
-        waits = walk - np.minimum.accumulate(np.minimum(walk, 0.0))
-        late = float(np.quantile(waits + SECONDS, percent / 100)) > slo_s
-        low, high = (low, rate) if late else (rate, high)
-    return low
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -64,7 +49,7 @@ async def test_the_capacity_of_a_batching_replica_is_found_within_a_tenth(seed: 
 async def test_the_bounds_of_the_break_point_hold_what_queueing_says(
     slo_s: float, budget_s: float
 ) -> None:
-    truth = md1_break(slo_s, 90)
+    truth = md1_break(SECONDS, slo_s, 90)
     found = [
         await find(one_at_a_time(SECONDS), slo_s=slo_s, percent=90.0, budget_s=budget_s, seed=seed)
         for seed in range(6)
