@@ -118,7 +118,7 @@ $(PEERS_STAMP): $(STAMP) constraints-peers.txt
 		-c constraints-peers.txt litserve bentoml
 	touch $@
 
-# Everything for docs/benchmarks.md, some 35 minutes; what was cut goes on with PEERS_FLAGS=--resume.
+# Everything for docs/benchmarks.md, some 60 minutes; what was cut goes on with PEERS_FLAGS=--resume.
 bench-peers: $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks.peers $(PEERS_FLAGS)
 

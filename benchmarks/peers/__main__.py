@@ -50,7 +50,7 @@ def peer_versions() -> dict[str, str]:
 
 
 def jobs(measurer: Measurer, args: argparse.Namespace) -> list[tuple[str, Callable[[], None]]]:
-    """What to do, in order: saturated turns, shares of what the first turn showed, light pools."""
+    """What to do, in order: saturated turns, shares of what each showed, light pools."""
     found: list[tuple[str, Callable[[], None]]] = []
     if "curve" in args.part:
         found.append(("batch curve", measurer.curve))
