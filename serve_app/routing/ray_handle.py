@@ -34,23 +34,35 @@ _LOST = (
     ReplicaUnavailableError,
 )
 
+# Serve takes messages of up to 4 MiB at either end. A picture of noise may be a bit larger than
+# its raw RGB bytes.
+_GRPC_BYTES = 3 << 20
+
 
 class RayPoolHandle:
     """A pool's deployment handle."""
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(method_name="generate")
-        self._watched = handle.options(method_name="stream", stream=True)
-        self._about = handle.options(method_name="describe")
+        # Whether by gRPC -> what calls it.
+        self._handle = {
+            grpc: handle.options(method_name="generate", _by_reference=not grpc)
+            for grpc in (True, False)
+        }
+        self._watched = {
+            grpc: handle.options(method_name="stream", stream=True, _by_reference=not grpc)
+            for grpc in (True, False)
+        }
+        self._about = handle.options(method_name="describe", _by_reference=False)
 
     def generate(self, request: ImageRequest, watch: Watch | None = None) -> RayReply:
         """Send ``request`` to a replica of the pool; returns at once.
 
         Only a watched request takes the streaming way, which costs more.
         """
+        grpc = fits_grpc(request)
         if watch is None:
-            return RayReply(self._handle.remote(request))
-        return RayStream(self._watched.remote(request), watch)
+            return RayReply(self._handle[grpc].remote(request))
+        return RayStream(self._watched[grpc].remote(request), watch)
 
     async def describe(self) -> dict[str, Any]:
         """What a replica of the pool was measured to do.
@@ -60,6 +72,17 @@ class RayPoolHandle:
         """
         description: dict[str, Any] = await self._about.remote()
         return description
+
+
+def fits_grpc(request: ImageRequest) -> bool:
+    """Whether request and answer are small enough for gRPC; larger ones go through Ray's objects.
+
+    gRPC is how Serve's throughput mode calls replicas, which listen for it anyway. A call of a Ray
+    actor takes so much of the replica's interpreter that its steps wait (docs/performance.md).
+    """
+    pixels = request.width * request.height
+    sent = len(request.init_rgb or b"") + len(request.mask or b"")
+    return max(sent, 3 * pixels) <= _GRPC_BYTES
 
 
 class RayReply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -69,10 +70,12 @@ class Handle:
     def __init__(self, outcome: Any) -> None:
         self.response = Response(outcome)
         self.calls: list[tuple[Any, ...]] = []
+        self.by_grpc: list[bool] = []
 
-    def options(self, *, method_name: str, stream: bool = False) -> Any:
+    def options(self, *, method_name: str, _by_reference: bool, stream: bool = False) -> Any:
         def remote(*given: Any) -> Response:
             self.calls.append((method_name, *given))
+            self.by_grpc.append(not _by_reference)
             return Items(self.response.outcome) if stream else self.response
 
         return SimpleNamespace(remote=remote)
@@ -141,6 +144,25 @@ async def test_a_stream_without_an_answer_is_lost(items: tuple[Any, ...]) -> Non
     sent, _ = watched(*items)
     with pytest.raises(ReplicaLostError):
         await sent.result()
+
+
+@pytest.mark.parametrize(
+    ("changes", "grpc"),
+    [
+        ({}, True),
+        ({"width": 1024, "height": 1024}, True),
+        ({"width": 1032, "height": 1024}, False),
+        ({"width": 1024, "height": 1024, "init_rgb": bytes(3 << 20)}, True),
+        ({"width": 1024, "height": 1024, "init_rgb": bytes(3 << 20), "mask": bytes(1)}, False),
+    ],
+)
+@pytest.mark.parametrize("watch", [None, lambda event: None])
+def test_what_is_larger_than_grpc_takes_goes_through_rays_objects(
+    changes: dict[str, Any], grpc: bool, watch: Any
+) -> None:
+    handle: Any = Handle((RESULT,))
+    RayPoolHandle(handle).generate(replace(request(), **changes), watch)
+    assert handle.by_grpc == [grpc]
 
 
 async def test_back_pressure_is_overload() -> None:
