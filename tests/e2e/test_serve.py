@@ -17,6 +17,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from deployments.messages import ImageRequest, ImageResult, Timings
+from serve_app.routing.ray_handle import RayPoolHandle, fits_grpc
 from tests.e2e.conftest import (
     BODY_TIMEOUT_S,
     ROOT,
@@ -50,6 +52,41 @@ def test_quiet_and_healthy_without_the_hardware(service: Service) -> None:
         ray.shutdown()
     readiness = service.client.get("/readiness").json()
     assert [n for n, pool in readiness["pools"].items() if pool["available"]] == ["cpu"]
+
+
+async def test_pictures_beyond_serves_messages_reach_a_pool_and_come_back(
+    service: Service,
+) -> None:
+    """By gRPC up to its bounds, larger ones through Ray's objects, whatever they compress to."""
+    import ray
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Echo:
+        async def generate(self, asked: ImageRequest) -> ImageResult:
+            # As a JPEG of noise at the best quality, larger than the raw bytes.
+            size = asked.width * asked.height * 3 * 5 // 4
+            nothing = Timings(queue=0, encode=0, denoise=0, decode=0, total=0)
+            return ImageResult(
+                image=bytes(size), media_type="image/jpeg", seed=asked.seed, timings=nothing
+            )
+
+    ray.init(address=service.cluster.address, namespace="serve", log_to_driver=False)
+    try:
+        handle = RayPoolHandle(serve.run(Echo.bind(), name="echo", route_prefix=None))
+        for side in (1024, 1032, 2048):
+            asked = ImageRequest(
+                request_id="", prompt="a", negative_prompt="", width=side, height=side,
+                num_inference_steps=1, guidance_scale=1.0, seed=7, strength=0.5,
+                init_rgb=bytes(3 * side * side),
+            )  # fmt: skip
+            assert fits_grpc(asked) == (side == 1024)
+            answer = await handle.generate(asked).result()
+            assert isinstance(answer, ImageResult)
+            assert len(answer.image) == side * side * 3 * 5 // 4
+        serve.delete("echo")
+    finally:
+        ray.shutdown()
 
 
 def readme_curl(url: str, out: Path) -> list[str]:
