@@ -27,7 +27,7 @@ ALWAYS = (
 def better(results: Results) -> list[str]:
     """The section of the page."""
     lines = [
-        f"* {one.goal}: {one.text}, goal {one.limit:g}{', within noise' * (not one.missed)}."
+        f"* {one.goal}: {one.text}, goal {one.limit:g}{'' if one.missed else f', {one.word}'}."
         f" {reason(results, one)}"
         for one in verdicts(results)
         if one.missed or one.behind
